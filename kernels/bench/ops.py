@@ -1,0 +1,123 @@
+"""Each op's forward and backward as a call to time, with the operations and bytes that it cannot avoid.
+
+`flops` are counted from the formulas of kernels/README.md: additions, multiplications, divisions and roots 1
+each, exp and log 10 (a polynomial); for `blend` only pixels that a Gaussian contributes to: every one that is
+tested in vain is overhead. `bytes` read each input once and write each output once: what no cache can save.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from splatexp_kernels.blend import attribute, blend
+from splatexp_kernels.project import project
+from splatexp_kernels.sh import sh
+from splatexp_kernels.ssim import ssim
+from splatexp_kernels.tiles import tiles
+from torch import Tensor
+from workload import DEGREE, GROUPS, Workload, floats
+
+OPS = ("project", "sh", "tiles", "blend", "ssim", "adam")
+
+
+@dataclass
+class Work:
+    op: str
+    direction: str  # forward, backward, both
+    call: Callable[[], object]
+    flops: float
+    bytes: float
+    in_step: bool = True  # part of every training step
+
+
+def works(w: Workload) -> Iterator[Work]:
+    """All ops of a training step in their order, on the outputs of the ones before."""
+    x, N = w.params, len(w)
+    means, quats, scales, opacities, sh0, shN = x.values()
+    noise = torch.Generator().manual_seed(0)
+
+    def projection():
+        return project(means, quats, scales, opacities, w.viewmats, w.Ks, *w.size)
+
+    p = projection()
+    # rotation 30, unit quaternion 13, camera space 25, J W 18, J W R S 36, covariance 15, minors and
+    # determinants 19, conic and mean 8, radii 26; backward recomputes all but the radii, then returns
+    yield Work("project", "forward", projection, 190 * N, 4 * 20 * N)
+    yield Work("project", "backward", _backward(p[:3], [means, quats, scales], noise), 430 * N, 4 * 28 * N)
+
+    seen = (p.radii > 0).all(-1)
+    visible = int(seen.sum())
+    flat = [tensor.detach().requires_grad_() for tensor in p[:2]]
+
+    def colors():
+        return sh(DEGREE, means, w.centers, sh0, shN, seen)
+
+    c = colors()
+    # direction 12, basis 45, 48 coefficients times 2; backward: basis and derivatives 150, 48 times 3
+    yield Work("sh", "forward", colors, 153 * visible, visible * 4 * 51 + N * (1 + 4 * 3))
+    # gradients are written for all, zeros for the invisible
+    yield Work(
+        "sh",
+        "backward",
+        _backward([c], [means, sh0, shN], noise),
+        330 * visible,
+        visible * 4 * 54 + N * 4 * 51,
+    )
+
+    def lists():
+        return tiles(p.means2d, p.radii, p.depths, *w.size)
+
+    t = lists()
+    # means, radii and depths in, order and one id a pair out
+    yield Work("tiles", "forward", lists, 0, N * 4 * 5 + 4 * len(t.order) + 4 * len(t.ids))
+
+    geometry = flat[0], flat[1], c.detach().requires_grad_(), opacities.detach()[None].requires_grad_()
+
+    def blended():
+        return blend(*geometry, t, *w.size, background=w.background)
+
+    image, alpha = blended()
+    maps = w.target[..., :1]
+    weights = attribute(flat[0], flat[1], geometry[3], t, *w.size, maps)
+    contributions, pixels = float(weights.pixels.sum()), w.width * w.height
+    entries = visible * 4 * floats(*(tensor[:, :1] for tensor in geometry)) + 4 * len(t.ids)
+    # alpha 20, transmittance 3, D channels 2 each
+    yield Work("blend", "forward", blended, contributions * 29, entries + pixels * 16)
+    # alpha and transmittance once more 23, colours 4 D, v_alpha 6, nine sums 20
+    both = _backward([image, alpha], list(geometry), noise)
+    yield Work("blend", "backward", both, contributions * 61, 2 * entries + pixels * 32)
+
+    def attributed():
+        return attribute(flat[0], flat[1], geometry[3], t, *w.size, maps)
+
+    yield Work("blend", "attribute", attributed, contributions * 28, entries + pixels * 4, in_step=False)
+
+    shown = image.detach().requires_grad_()
+
+    def similarity():
+        return ssim(shown, w.target)
+
+    # five maps through two 11-tap passes of 22, products 3, formula and its derivatives 40
+    yield Work("ssim", "forward", similarity, 263 * shown.numel(), 4 * 6 * shown.numel())
+    # three maps through both passes, 8 to join them
+    yield Work(
+        "ssim",
+        "backward",
+        _backward([similarity()], [shown], noise),
+        140 * shown.numel(),
+        4 * 7 * shown.numel(),
+    )
+
+    for name in GROUPS:
+        x[name].grad = torch.randn(x[name].shape, generator=noise)
+    # two moments 7, update 6; four arrays in, three out
+    yield Work("adam", "both", w.update, 13 * floats(*x.values()), 4 * 7 * floats(*x.values()))
+    for name in GROUPS:
+        x[name].grad = None
+
+
+def _backward(outputs, inputs: list[Tensor], noise: torch.Generator) -> Callable[[], object]:
+    upstream = [torch.randn(output.shape, generator=noise) for output in outputs]
+    return lambda: torch.autograd.grad(outputs, inputs, upstream, retain_graph=True)

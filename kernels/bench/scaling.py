@@ -1,0 +1,59 @@
+"""Whole steps from few Gaussians to many: time and peak memory, each in its own process, against the law."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import law
+from rich.console import Console
+from rich.table import Table
+from timing import timed
+from workload import synthetic
+
+NUMBERS = (50_000, 200_000, 1_000_000, 2_000_000)
+SIZES = ((270, 480), (540, 960), (1080, 1920))
+
+
+def measure(N: int, width: int, height: int) -> dict[str, float]:
+    """One step's best seconds, the process's peak memory in GB, and the counts of the law."""
+    workload = synthetic(N, width, height)
+    best, _ = timed(workload.step, least=3, seconds=2.0)
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss: bytes there, KiB elsewhere
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+    return {"seconds": best, "memory": memory, **law.counts(workload)}
+
+
+def table(arguments: list[str], console: Console, title: str) -> None:
+    """Run every N at every size in a child process with the given arguments, and print the table."""
+    columns = ("Gaussians", "image", "pairs", "ms", "law, ms", "ms / law", "peak memory, GB")
+    result = Table(title=f"One step of all kernels, forward, backward and update; {title}")
+    for i, column in enumerate(columns):
+        result.add_column(column, justify="left" if i == 1 else "right")
+    for N in NUMBERS:
+        for width, height in SIZES:
+            with console.status(f"{N:,} Gaussians at {width}x{height}"):
+                found = _child([*arguments, "--gaussians", str(N), "--size", f"{width}x{height}"])
+            low, high = law.milliseconds(found)
+            ms = found["seconds"] * 1e3
+            result.add_row(
+                f"{N:,}",
+                f"{width}x{height}",
+                f"{found['pairs']:,}",
+                f"{ms:.1f}",
+                f"{low:.0f}-{high:.0f}",
+                f"{2 * ms / (low + high):.2f}",
+                f"{found['memory']:.2f}",
+            )
+    console.print(result)
+
+
+def _child(arguments: list[str]) -> dict:
+    command = [sys.executable, str(Path(__file__).parent), "step", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"bench: {' '.join(command)} failed\n{done.stderr}")
+    return json.loads(done.stdout)

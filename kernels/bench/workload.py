@@ -1,0 +1,148 @@
+"""What the bench works on: N Gaussians, one camera, and what a training step does with them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from splatexp_kernels.adam import adam
+from splatexp_kernels.blend import blend
+from splatexp_kernels.project import project
+from splatexp_kernels.sh import sh
+from splatexp_kernels.ssim import ssim
+from splatexp_kernels.tiles import Tiles, tiles
+from torch import Tensor
+
+GROUPS = ("means", "quats", "scales", "opacities", "sh0", "shN")
+DEGREE = 3
+
+
+@dataclass
+class Workload:
+    """Activated parameters, each [N,...], before one camera of width x height pixels."""
+
+    name: str
+    params: dict[str, Tensor]
+    viewmats: Tensor  # [1,4,4]
+    Ks: Tensor  # [1,3,3]
+    width: int
+    height: int
+
+    def __post_init__(self) -> None:
+        g = torch.Generator().manual_seed(1)
+        for tensor in self.params.values():
+            tensor.requires_grad_()
+        self.moments = {name: torch.zeros(2, *tensor.shape) for name, tensor in self.params.items()}
+        self.centers = -(self.viewmats[:, :3, :3].mT @ self.viewmats[:, :3, 3:])[:, :, 0]
+        self.target = torch.rand(1, self.height, self.width, 3, generator=g)
+        self.background = torch.zeros(1, 3)
+        self.steps = 0
+
+    def __len__(self) -> int:
+        return len(self.params["means"])
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.width, self.height
+
+    def forward(self) -> tuple[Tensor, Tensor, Tiles, Tensor]:
+        """Image, alpha, tile lists and radii."""
+        x = self.params
+        p = project(x["means"], x["quats"], x["scales"], x["opacities"], self.viewmats, self.Ks, *self.size)
+        colors = sh(DEGREE, x["means"], self.centers, x["sh0"], x["shN"], (p.radii > 0).all(-1))
+        t = tiles(p.means2d, p.radii, p.depths, *self.size)
+        image, alpha = blend(
+            p.means2d, p.conics, colors, x["opacities"][None], t, *self.size, background=self.background
+        )
+        return image, alpha, t, p.radii
+
+    def step(self) -> None:
+        """One training step of all kernels: forward, backward, update. Learning rate 0 keeps the workload."""
+        image = self.forward()[0]
+        ssim(image, self.target).mean().backward()
+        self.update()
+        for tensor in self.params.values():
+            tensor.grad = None
+
+    def update(self) -> None:
+        self.steps += 1
+        for name, tensor in self.params.items():
+            if tensor.grad is not None:
+                adam(tensor, tensor.grad, *self.moments[name], step=self.steps, lr=0.0)
+
+
+def synthetic(N: int, width: int, height: int, *, seed: int = 0) -> Workload:
+    """Gaussians spread like those of a scene that was trained on photos.
+
+    Five of six lie in the frame, half of them faint; at 60k and 270x480 their standard deviations are
+    log-normal around 2.4 by 1.2 px, a visible one lies in three tiles, and a pixel composites 54. Sizes follow
+    the pixels per Gaussian, so that a pixel is covered equally often at every N and resolution: a scene with
+    more Gaussians has finer ones.
+    """
+    g = torch.Generator().manual_seed(seed)
+    focal = 1.2 * max(width, height)
+    depths = torch.exp(2.1 * torch.rand(N, generator=g))  # 1 to 8
+    frame = torch.rand(N, 2, generator=g) * 1.1 - 0.55  # a tenth more than the frame
+    xy = frame * torch.tensor([width, height]) / focal * depths[:, None]
+    pixels = 1.2 * (width * height / N) ** 0.5
+    sizes = torch.exp(0.6 * torch.randn(N, 1, generator=g) + 0.35 * torch.randn(N, 3, generator=g))
+    scales = pixels * sizes * torch.tensor([1.3, 1.0, 0.3]) * depths[:, None] / focal
+    params = {
+        "means": torch.cat([xy, depths[:, None]], 1),
+        "quats": torch.randn(N, 4, generator=g),
+        "scales": scales,
+        "opacities": torch.sigmoid(2.4 * torch.randn(N, generator=g) - 0.9),
+        "sh0": torch.randn(N, 1, 3, generator=g),
+        "shN": 0.1 * torch.randn(N, 15, 3, generator=g),
+    }
+    Ks = torch.tensor([[[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]]])
+    return Workload("synthetic", params, torch.eye(4)[None], Ks, width, height)
+
+
+def trained(folder: str, width: int, height: int) -> Workload:
+    """A finished run's Gaussians before its first held-out camera, resized."""
+    from splatexp.finished import open_run
+
+    _, scene, splats = open_run(folder)
+    camera = scene.test[0].camera.resized(width, height)
+    raw = {
+        "means": splats.means,
+        "quats": splats.quats,
+        "scales": splats.scales,
+        "opacities": splats.opacities,
+    }
+    raw |= {"sh0": splats.sh0, "shN": _degree_three(splats.shN)}
+    return Workload(
+        folder, {k: v.detach().clone() for k, v in raw.items()}, camera.viewmats, camera.Ks, width, height
+    )
+
+
+def ply(path: str, width: int, height: int) -> Workload:
+    """Gaussians of a .ply, seen along +z from one and a half times their extent away."""
+    from splatexp.export import load_ply
+
+    raw = load_ply(path)
+    middle = raw["means"].median(0).values
+    extent = (raw["means"] - middle).norm(dim=1).quantile(0.9)
+    viewmats = torch.eye(4)[None].clone()
+    viewmats[0, :3, 3] = -middle + torch.tensor([0, 0, 1.5]) * extent
+    focal = 1.2 * max(width, height)
+    Ks = torch.tensor([[[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]]])
+    params = {"means": raw["means"], "quats": raw["quats"], "scales": raw["log_scales"].exp().expand(-1, 3)}
+    params |= {
+        "opacities": raw["opacity_logits"].sigmoid(),
+        "sh0": raw["sh0"],
+        "shN": _degree_three(raw["shN"]),
+    }
+    return Workload(path, {k: v.float().contiguous() for k, v in params.items()}, viewmats, Ks, width, height)
+
+
+def _degree_three(shN: Tensor) -> Tensor:
+    missing = max(15 - shN.shape[1], 0)
+    return torch.cat([shN[:, :15], shN.new_zeros(len(shN), missing, 3)], 1)
+
+
+def floats(*tensors: Tensor) -> int:
+    """Numbers that the tensors hold together."""
+    return sum(prod(tensor.shape) for tensor in tensors)

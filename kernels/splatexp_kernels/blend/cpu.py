@@ -1,0 +1,106 @@
+"""Alpha blending in C++; gradients by hand (kernels/README.md, "blend")."""
+
+import torch
+from splatexp_kernels import _cpu  # type: ignore[attr-defined]
+from splatexp_kernels.blend.reference import Attribution
+from torch.autograd.function import once_differentiable
+
+
+def blend(means2d, conics, colors, opacities, tiles, width, height, *, background, max_splats_per_pixel, absgrad):
+    lists, radii = _lists(tiles, opacities.shape, width, height)
+    images, D = [], _cpu.MAX_CHANNELS
+    if absgrad is not None and colors.shape[2] > D:
+        raise ValueError(f"absgrad: backend 'cpu' offers it for at most {D} channels, got {colors.shape[2]}")
+    for i in range(0, colors.shape[2], D):
+        # more channels than the kernel is compiled for go through it in turns; alpha is the first turn's
+        some = colors if colors.shape[2] <= D else colors[..., i : i + D]
+        behind = None if background is None else background[:, i : i + D]
+        images.append(
+            _Blend.apply(
+                means2d, conics, some, opacities, behind, lists, radii, (width, height), max_splats_per_pixel, absgrad
+            )
+        )
+    image = images[0][0] if len(images) == 1 else torch.cat([image for image, _ in images], -1)
+    return image, images[0][1]
+
+
+@torch.no_grad()
+def attribute(
+    means2d, conics, opacities, tiles, width, height, maps, *, threshold, max_splats_per_pixel
+) -> Attribution:
+    lists, radii = _lists(tiles, opacities.shape, width, height)
+    means2d, conics, opacities = means2d.contiguous(), conics.contiguous(), opacities.contiguous()
+    no_colors = opacities.new_zeros(*opacities.shape, 1)
+    records = opacities.new_empty(len(tiles.order), _cpu.record_floats(1))
+    pairs = opacities.new_empty(len(tiles.ids), _cpu.PAIR_FLOATS)
+    parts = []
+    for i in range(0, max(maps.shape[3], 1), _cpu.MAX_MAPS):
+        some = maps[..., i : i + _cpu.MAX_MAPS].contiguous()
+        shape = (*opacities.shape, some.shape[3])
+        part = Attribution(
+            torch.zeros_like(opacities), torch.zeros_like(opacities), opacities.new_zeros(shape),
+            torch.zeros(shape, dtype=torch.int32), torch.zeros(opacities.shape, dtype=torch.int32),
+        )  # fmt: skip
+        _cpu.attribute(
+            lists, means2d, conics, no_colors, opacities, radii, some, threshold, max_splats_per_pixel, records, pairs, *part
+        )
+        parts.append(part)
+    if len(parts) == 1:
+        return parts[0]
+    return parts[0]._replace(
+        weighted=torch.cat([part.weighted for part in parts], -1), hits=torch.cat([part.hits for part in parts], -1)
+    )
+
+
+class _Blend(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx, means2d, conics, colors, opacities, background, lists, radii, size, max_splats_per_pixel, absgrad
+    ):
+        means2d, conics, colors, opacities = (t.contiguous() for t in (means2d, conics, colors, opacities))
+        background = None if background is None else background.contiguous()
+        (C, N, D), (width, height) = colors.shape, size
+        records = colors.new_empty(lists.visible, _cpu.record_floats(D))
+        visited = torch.empty(lists.tiles, dtype=torch.int64)
+        image, alpha = colors.new_empty(C, height, width, D), colors.new_empty(C, height, width, 1)
+        _cpu.blend_forward(
+            lists, means2d, conics, colors, opacities, radii, background, max_splats_per_pixel, records, visited, image, alpha
+        )
+        ctx.lists, ctx.visited, ctx.cap, ctx.absgrad, ctx.shape = lists, visited, max_splats_per_pixel, absgrad, (C, N, D)
+        ctx.save_for_backward(records, image, alpha)
+        ctx.set_materialize_grads(False)
+        return image, alpha
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, v_image, v_alpha):  # type: ignore[override]
+        records, image, alpha = ctx.saved_tensors
+        C, N, D = ctx.shape
+        v_image = torch.zeros_like(image) if v_image is None else v_image.contiguous()
+        v_alpha = None if v_alpha is None else v_alpha.contiguous()
+        pairs = image.new_empty(ctx.lists.pairs, _cpu.PAIR_FLOATS)
+        v_means2d, v_conics, v_colors = image.new_zeros(C, N, 2), image.new_zeros(C, N, 3), image.new_zeros(C, N, D)
+        v_opacities = image.new_zeros(C, N)
+        v_abs = None if ctx.absgrad is None else image.new_zeros(C, N, 2)
+        _cpu.blend_backward(
+            ctx.lists, records, ctx.visited, ctx.cap, image, alpha, v_image, v_alpha, pairs,
+            v_means2d, v_conics, v_colors, v_opacities, v_abs,
+        )  # fmt: skip
+        if v_abs is not None:
+            ctx.absgrad.copy_(v_abs)
+        v_background = (v_image * (1 - alpha)).sum((1, 2)) if ctx.needs_input_grad[4] else None
+        return v_means2d, v_conics, v_colors, v_opacities, v_background, None, None, None, None, None
+
+
+def _lists(tiles, shape, width, height):
+    """The tile lists as the extension takes them, and the radii that they were made from."""
+    if not tiles.private:
+        raise ValueError("tiles: expected those of backend 'cpu', got another backend's")
+    slots, first, radii = tiles.private
+    if tuple(radii.shape[:2]) != tuple(shape):
+        raise ValueError(f"tiles: expected those of {list(shape)} Gaussians, got {list(radii.shape[:2])}")
+    lists = _cpu.Lists(
+        *shape, len(tiles.order), len(tiles.ids), width, height, tiles.tile_width,
+        tiles.order, tiles.ids, slots, first, tiles.starts, tiles.ends,
+    )  # fmt: skip
+    return lists, radii

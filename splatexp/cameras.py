@@ -1,0 +1,97 @@
+"""Pinhole cameras: a batch of views of one size, and what they look at.
+
+Notation: `viewmats` [C,4,4] world -> camera with OpenCV axes (x right, y down, z forward); `Ks` [C,3,3] in
+pixels, the centre of the first pixel at (0.5, 0.5).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(eq=False)
+class Camera:
+    """A batch of C pinhole views of one size.
+
+    viewmats: [C,4,4] world -> camera. Ks: [C,3,3] pixels. width, height: pixels.
+    Raises ValueError for other shapes and for sizes below one pixel.
+    """
+
+    viewmats: Tensor
+    Ks: Tensor
+    width: int
+    height: int
+
+    def __post_init__(self) -> None:
+        for name, tail in (("viewmats", (4, 4)), ("Ks", (3, 3))):
+            shape = tuple(getattr(self, name).shape)
+            if len(shape) != 3 or shape[1:] != tail:
+                raise ValueError(f"{name}: expected [C, {tail[0]}, {tail[1]}], got {shape}")
+        if len(self.viewmats) != len(self.Ks):
+            raise ValueError(f"Ks: expected {len(self.viewmats)} matrices as in viewmats, got {len(self.Ks)}")
+        if self.width < 1 or self.height < 1:
+            raise ValueError(f"width, height: expected at least 1 pixel, got {self.width} x {self.height}")
+
+    def __len__(self) -> int:
+        return len(self.viewmats)
+
+    def __getitem__(self, index: int | slice) -> Camera:
+        """The view (C = 1) or the views at `index`."""
+        if isinstance(index, int):
+            index = slice(index, None) if index == -1 else slice(index, index + 1)
+        return Camera(self.viewmats[index], self.Ks[index], self.width, self.height)
+
+    @property
+    def centers(self) -> Tensor:
+        """Camera centres in the world, [C,3]."""
+        return -torch.einsum("cji,cj->ci", self.viewmats[:, :3, :3], self.viewmats[:, :3, 3])
+
+    @property
+    def forwards(self) -> Tensor:
+        """Unit viewing directions in the world, [C,3]."""
+        return self.viewmats[:, 2, :3]
+
+    def resized(self, width: int, height: int) -> Camera:
+        """The same views at another size: Ks scaled per axis by the exact ratio of the sizes."""
+        return self._scaled(width / self.width, height / self.height, width, height)
+
+    def reduced(self, factor: int) -> Camera:
+        """The same views, each `factor` x `factor` block as one pixel; incomplete blocks are cut off."""
+        return self._scaled(1 / factor, 1 / factor, self.width // factor, self.height // factor)
+
+    def to(self, device: torch.device | str) -> Camera:
+        """The same views on another device."""
+        return Camera(self.viewmats.to(device), self.Ks.to(device), self.width, self.height)
+
+    def _scaled(self, x: float, y: float, width: int, height: int) -> Camera:
+        return Camera(self.viewmats, self.Ks * self.Ks.new_tensor([[x], [y], [1.0]]), width, height)
+
+
+def look_at(eyes: Tensor, target: Tensor, up: Tensor) -> Tensor:
+    """World -> camera matrices [C,4,4] of cameras at `eyes` [C,3], looking at `target` [3], `up` [3] up."""
+    z = torch.nn.functional.normalize(target - eyes, dim=-1)
+    x = torch.nn.functional.normalize(torch.linalg.cross(z, up.expand_as(z)), dim=-1)
+    rotation = torch.stack([x, torch.linalg.cross(z, x), z], dim=1)
+    viewmats = torch.eye(4, dtype=eyes.dtype, device=eyes.device).repeat(len(eyes), 1, 1)
+    viewmats[:, :3, :3] = rotation
+    viewmats[:, :3, 3] = -torch.einsum("cij,cj->ci", rotation, eyes)
+    return viewmats
+
+
+def focus(cameras: Sequence[Camera]) -> Tensor:
+    """The point [3] nearest to all optical axes; in front of the mean camera where they do not meet."""
+    centers = torch.cat([camera.centers for camera in cameras]).double()
+    forwards = torch.cat([camera.forwards for camera in cameras]).double()
+    across = torch.eye(3, dtype=centers.dtype) - forwards[:, :, None] * forwards[:, None, :]
+    spread = float((centers - centers.mean(0)).norm(dim=1).max())
+    system, value = across.sum(0), torch.einsum("cij,cj->i", across, centers)
+    if float(torch.linalg.eigvalsh(system)[0]) > 1e-4 * len(centers):  # else the axes are parallel
+        point = torch.linalg.solve(system, value)
+        if float(((point - centers) * forwards).sum(1).median()) > 0:
+            return point.to(cameras[0].viewmats.dtype)
+    ahead = centers.mean(0) + forwards.mean(0) * (spread or 1.0)
+    return ahead.to(cameras[0].viewmats.dtype)

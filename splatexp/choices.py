@@ -1,0 +1,26 @@
+"""A word that a setting takes, held against the words it may take."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+def check_choice(name: str, value: str, options: Iterable[str]) -> None:
+    """Hold a setting against its options.
+
+    Raises: ValueError that names the nearest option.
+    """
+    options = list(options)
+    if value not in options:
+        near = get_close_matches(value, options, n=1, cutoff=0.5)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"{name}: expected one of {', '.join(options)}, got {value!r}{hint}")
+
+
+def check_range(name: str, value: float, low: float, high: float = float("inf")) -> None:
+    """Hold a number against [low, high].
+
+    Raises: ValueError, also for NaN.
+    """
+    if not low <= value <= high:
+        bounds = f"at least {low}" if high == float("inf") else f"a number in [{low}, {high}]"
+        raise ValueError(f"{name}: expected {bounds}, got {value}")

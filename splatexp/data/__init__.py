@@ -1,0 +1,22 @@
+"""Data sets as scenes: one loader per layout on disk, a dataclass of its settings with `load() -> Scene`."""
+
+from __future__ import annotations
+
+
+def detect(path: str) -> str:
+    """The name of the loader for a folder, 'colmap' or 'transforms'; colmap where both would do.
+
+    Raises FileNotFoundError for a missing folder and for one that no loader knows.
+    """
+    from splatexp.data.colmap import data_folder, model_folder
+
+    folder = data_folder(path)
+    try:
+        model_folder(folder)
+        return "colmap"
+    except FileNotFoundError:
+        if any(folder.glob("transforms*.json")):
+            return "transforms"
+        raise FileNotFoundError(
+            f"{folder}: expected a COLMAP model (sparse/0) or a transforms.json, found neither"
+        ) from None

@@ -1,0 +1,269 @@
+"""Held-out views: numbers per view and their means, pictures, and the result file.
+
+    python -m splatexp.evaluate run=<folder> [lpips_weights=<folder>] [renders=true|false]
+        [turntable=true|false] [turntable_frames=120] [turntable_fps=30]
+
+measures a finished run again and replaces its metrics.json; its times and overrides stay what they were.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from splatexp.atomic import write_text
+from splatexp.choices import check_range
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from splatexp.data.scene import Scene, View
+    from splatexp.metrics import Metric
+    from splatexp.raster import Rasterizer
+    from splatexp.splats import Splats
+
+FILES = ("metrics.json", "metrics.csv", "point_cloud.ply", "point_cloud.splat", "turntable.mp4", "renders")
+CARRIED = ("train_seconds", "wall_seconds", "peak_memory_bytes", "overrides")  # from evaluation to evaluation
+ORIGIN = ("code_sha256", "git", "packages", "hardware")
+
+
+@dataclass
+class Evaluate:
+    """What is measured and drawn of the held-out views."""
+
+    every: int = 0  # steps; 0: only at the end
+    lpips_weights: str = field(default="", metadata={"unit": "path"})  # folder of backbones; "": no LPIPS
+    renders: bool = True  # renders/<view>.png: truth | render | error; renders/plain/<view>.png
+    turntable: bool = True  # turntable.mp4
+    turntable_frames: int = 120
+    turntable_fps: int = 30
+
+    def __post_init__(self) -> None:
+        check_range("evaluate.every", self.every, 0)
+        check_range("evaluate.turntable_frames", self.turntable_frames, 1)
+        check_range("evaluate.turntable_fps", self.turntable_fps, 1)
+
+
+def evaluate(
+    splats: Splats, raster: Rasterizer, scene: Scene, folder: str | Path, *args: Any, **known: Any
+) -> dict[str, Any]:
+    """`assess`, then write the result as `metrics.json` into `folder`, last and atomically; returns it.
+
+    Raises: OSError when a file cannot be written whole; the previous metrics.json survives.
+    """
+    result = assess(splats, raster, scene, folder, *args, **known)
+    write_result(Path(folder), result)
+    return result
+
+
+def assess(
+    splats: Splats,
+    raster: Rasterizer,
+    scene: Scene,
+    folder: str | Path,
+    settings: Evaluate | None = None,
+    *,
+    train_seconds: float | None = None,
+    wall_seconds: float | None = None,
+    peak_memory_bytes: int | None = None,
+    data: Any = None,
+    overrides: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Measure every held-out view and draw into `folder` what `settings` ask for.
+
+    Args:
+        train_seconds: of training alone: no evaluation, I/O or compilation.
+        wall_seconds: of everything up to this call; what passes in here is added.
+        peak_memory_bytes: of the whole run.
+        data: the loader (a dataclass); its split and downscale go into the protocol id.
+        overrides: what was set on the command line.
+
+    Returns: at the top level the mean of every metric (None where a view has no value for it, and `left_out`
+    says why), `num_gaussians`, times, sizes (of point_cloud.* in `folder`), hashes, `protocol`, `per_view`.
+    """
+    from splatexp.metrics import DEFINITIONS, metric_set, protocol
+    from splatexp.provenance import provenance
+    from splatexp.render import save_turntable, save_view
+
+    began = time.perf_counter()
+    folder, settings = Path(folder), settings or Evaluate()
+    loader: dict[str, Any] = {} if data is None else asdict(data)
+    metrics, left_out = metric_set(settings.lpips_weights)
+    rows = measure(splats, raster, scene, metrics, partial(save_view, folder) if settings.renders else None)
+    if settings.turntable:
+        path = folder / "turntable.mp4"
+        save_turntable(path, splats, raster, scene, settings.turntable_frames, settings.turntable_fps)
+    return {
+        **means(rows, metrics, left_out),
+        "num_gaussians": len(splats),
+        "train_seconds": train_seconds,
+        "wall_seconds": None if wall_seconds is None else wall_seconds + time.perf_counter() - began,
+        "peak_memory_bytes": peak_memory_bytes,
+        "bytes_on_disk": {path.name: path.stat().st_size for path in sorted(folder.glob("point_cloud.*"))},
+        "protocol": protocol(loader.get("test_every"), loader.get("downscale", 1)),
+        "left_out": left_out,
+        "scene": {
+            "name": scene.name,
+            "train_views": len(scene.train),
+            "test_views": len(scene.test),
+            "data_sha256": scene.fingerprint,
+        },
+        "data": loader,
+        "overrides": list(overrides),
+        **provenance(),
+        "definitions": DEFINITIONS,
+        "per_view": rows,
+    }
+
+
+def measure(
+    splats: Splats,
+    raster: Rasterizer,
+    scene: Scene,
+    metrics: Mapping[str, Metric],
+    draw: Callable[[View, Tensor, dict[str, Any]], None] | None = None,
+) -> list[dict[str, Any]]:
+    """One row for every held-out view: name, size, the hash of the truth, and every metric.
+
+    A metric that has no finite value for a view (small picture, empty mask, render of NaN) is None there.
+    draw: called with the view, its render [1,H,W,3] clamped to [0,1], and its row.
+    """
+    from splatexp.render import draw as render
+
+    rows = []
+    for view in scene.test:
+        target, mask, camera = view.target()
+        image = render(splats, raster, scene, camera)
+        row: dict[str, Any] = {"view": view.name, "width": camera.width, "height": camera.height}
+        row |= {"masked": mask is not None, "truth_sha256": view.sha256}
+        row |= {name: _value(metric, image, target, mask) for name, metric in metrics.items()}
+        rows.append(row)
+        if draw is not None:
+            draw(view, image, row)
+    return rows
+
+
+def means(
+    rows: Sequence[Mapping[str, Any]], metrics: Mapping[str, Metric], left_out: dict[str, str]
+) -> dict[str, float | None]:
+    """The mean of every metric over all views; None where one has no value, and `left_out` says why."""
+    result: dict[str, float | None] = {}
+    for name in metrics:
+        gone = [row["view"] for row in rows if row[name] is None]
+        result[name] = None if gone or not rows else sum(row[name] for row in rows) / len(rows)
+        if gone:
+            more = f" and {len(gone) - 1} more views" if len(gone) > 1 else ""
+            left_out[name] = f"no value for {gone[0]}{more}"
+        elif not rows:
+            left_out[name] = "no view is held out"
+    return result
+
+
+def write_result(folder: Path, result: Mapping[str, Any]) -> None:
+    """Write metrics.json; only numbers that JSON knows get in."""
+    write_text(folder / "metrics.json", json.dumps(result, indent=1, allow_nan=False, default=str) + "\n")
+
+
+def read_result(folder: str | Path) -> dict[str, Any]:
+    """The metrics.json of a run, or {} where it has none.  Raises: ValueError when it is broken."""
+    path = Path(folder, "metrics.json")
+    if not path.is_file():
+        return {}
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not a readable result file ({error})") from error
+
+
+def summary(result: Mapping[str, Any], folder: str | Path, console: Any = None) -> None:
+    """Print one table: the means, what they cost, and where every file lies."""
+    from rich.console import Console
+    from rich.table import Table
+
+    folder = Path(folder)
+    scene = result["scene"]
+    title = f"{scene['name']}: {scene['test_views']} held-out views"
+    table = Table(title=title, title_justify="left", show_header=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for row in _table_rows(result, folder):
+        table.add_row(*row)
+    (console or Console()).print(table)
+
+
+def _table_rows(result: Mapping[str, Any], folder: Path) -> list[tuple[str, str]]:
+    numbers = [("psnr", "{:.2f} dB"), ("psnr_u8", "{:.2f} dB"), ("ssim", "{:.4f}")]
+    numbers += [(name, "{:.4f}") for name in result if name.startswith("lpips")]
+    rows = [(name, form.format(result[name])) for name, form in numbers if result.get(name) is not None]
+    reasons: dict[str, list[str]] = {}
+    for name, reason in result["left_out"].items():
+        reasons.setdefault(reason, []).append(name)
+    rows += [(", ".join(names), f"left out: {reason}") for reason, names in reasons.items()]
+    rows.append(("Gaussians", f"{result['num_gaussians']:,}"))
+    for name, label in (("train_seconds", "training"), ("wall_seconds", "everything")):
+        if result.get(name) is not None:
+            rows.append((label, f"{result[name]:.1f} s"))
+    if result.get("peak_memory_bytes"):
+        rows.append(("peak memory", _size(result["peak_memory_bytes"])))
+    rows.append(("protocol", result["protocol"]))
+    rows.append(("folder", str(folder.resolve())))
+    for name in FILES:
+        path = folder / name
+        if path.is_file():
+            rows.append(("", f"{name}  {_size(path.stat().st_size)}"))
+        elif path.is_dir():
+            rows.append(("", f"{name}/  {len(list(path.glob('*.png')))} pictures: truth | render | error"))
+    return rows
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**20:,.1f} MiB" if count >= 2**20 else f"{count / 2**10:,.1f} KiB"
+
+
+def _value(metric: Metric, image: Tensor, target: Tensor, mask: Tensor | None) -> float | None:
+    try:
+        value = metric(image, target, mask)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def again(folder: str, **changes: Any) -> dict[str, Any]:
+    """Measure the finished run in `folder` again, some settings changed.
+
+    Times and overrides stay; code, packages and machine of the training move to `trained_with`.
+    Warns when the data are no longer those of the training.
+    Raises: OSError, ValueError with one line for a folder that is not a finished run.
+    """
+    from splatexp.finished import open_run
+
+    run, scene, splats = open_run(folder)
+    before = read_result(folder)
+    result = assess(splats, run.raster, scene, folder, replace(run.evaluate, **changes), data=run.data)
+    if before:
+        result |= {name: before[name] for name in CARRIED if name in before}
+        result["trained_with"] = before.get("trained_with") or {name: before.get(name) for name in ORIGIN}
+        if before.get("scene", {}).get("data_sha256") != scene.fingerprint:
+            warnings.warn(f"{folder}: the data are not those it was trained on", stacklevel=2)
+    write_result(Path(folder), result)
+    return result
+
+
+def main() -> None:
+    """The command `python -m splatexp.evaluate`."""
+    from splatexp.finished import command
+
+    known = {"run": str} | {setting.name: type(setting.default) for setting in fields(Evaluate)}
+    del known["every"]
+    command(__doc__ or "", known, lambda run, **changes: summary(again(run, **changes), run))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""How far a picture is from a photograph: named, weighted terms, whose sum is the loss."""
+
+from dataclasses import dataclass
+
+import torch
+from splatexp_kernels.ssim import ssim
+from torch import Tensor
+
+from splatexp.choices import check_range
+
+
+@dataclass
+class Loss:
+    """l1 * L1 + ssim * (1 - SSIM), the mean over pixels and channels.
+
+    Source: Kerbl et al. 2023, eq. 7.
+    """
+
+    l1: float = 0.8
+    ssim: float = 0.2
+
+    def __post_init__(self) -> None:
+        check_range("loss.l1", self.l1, 0)
+        check_range("loss.ssim", self.ssim, 0)
+        if not self.l1 + self.ssim:
+            raise ValueError("loss.l1, loss.ssim: expected at least one above 0, got 0 for both")
+
+    def __call__(
+        self, image: Tensor, target: Tensor, mask: Tensor | None = None, *, backend: str
+    ) -> dict[str, Tensor]:
+        """Terms by name, weighted.
+
+        Args:
+            image, target: [C,H,W,3], the image unclamped.
+            mask: [C,H,W,1] of 0 and 1; the rest looks perfect to SSIM's windows and counts for nothing. None: all.
+        """
+        if mask is not None:
+            image = torch.where(mask > 0, image, target)
+        share = 1.0 if mask is None else float(mask.mean())
+        terms = {}
+        if self.l1:
+            terms["l1"] = (image - target).abs().mean() * (self.l1 / max(share, 1e-8))
+        if self.ssim:
+            likeness = ssim(image, target, backend=backend)
+            lost = 1 - likeness.mean() if mask is None else ((1 - likeness) * mask).mean() / max(share, 1e-8)
+            terms["ssim"] = lost * self.ssim
+        return terms
+
+
+def psnr(image: Tensor, target: Tensor, mask: Tensor | None = None) -> float:
+    """Peak signal-to-noise ratio of a training view, dB, clamped to [0,1]; for show, not for results."""
+    squares = (image.detach().clamp(0, 1) - target).square()
+    error = squares.mean() if mask is None else (squares * mask).sum() / (3 * mask.sum()).clamp_min(1)
+    return -10 * float(error.clamp_min(1e-10).log10())

@@ -1,0 +1,60 @@
+"""All that can be chosen by name. A new plug-in is a dataclass, its line here and its file in conf/."""
+
+import dataclasses
+from collections.abc import Iterator
+from functools import cache
+from typing import get_origin, get_type_hints
+
+
+@cache
+def options() -> dict[str, dict[str, type]]:
+    """Group -> option -> dataclass; an option is called like its class in lower case.
+
+    The imports stand inside, so that `--help` does not pay for torch.
+    """
+    from splatexp import densify, raster, regularizers, schedules, tracking
+    from splatexp.data import builtin, colmap, transforms
+
+    table: dict[str, list[type]] = {
+        "data": [builtin.Builtin, colmap.Colmap, transforms.Transforms],
+        "raster": [raster.CPU, raster.Reference],
+        "schedule": [schedules.Schedule],
+        "densify": [densify.ADC, densify.Fixed],
+        "regularizer": [regularizers.Opacity, regularizers.Scale],
+        "tracker": [tracking.Console, tracking.Csv, tracking.TensorBoard, tracking.WandB],
+    }
+    return {group: {cls.__name__.lower(): cls for cls in classes} for group, classes in table.items()}
+
+
+def has_options(kind: object) -> bool:
+    """Whether a field of this type holds an option: it is a protocol, or what some option is a kind of."""
+    if not isinstance(kind, type):
+        return False
+    classes = [cls for group in options().values() for cls in group.values()]
+    return getattr(kind, "_is_protocol", False) or any(issubclass(cls, kind) for cls in classes)
+
+
+@cache
+def known_keys() -> dict[str, list[str]]:
+    """Every dotted key that some choice of options has -> the choices that it takes, [] where none."""
+    from splatexp.run import Run
+
+    keys: dict[str, list[str]] = {key: [] for key in ("preset", *keys_of(Run))}
+    for group, classes in options().items():
+        several = get_origin(get_type_hints(Run)[group]) is dict
+        for name, cls in classes.items():
+            place = f"{group}.{name}" if several else group
+            choice = f"{group}=[{name}]" if several else f"{group}={name}"
+            for key in (*([place] if several else []), *keys_of(cls, f"{place}.")):
+                keys.setdefault(key, []).append(choice)
+    return keys
+
+
+def keys_of(cls: type, at: str = "") -> Iterator[str]:
+    """The dotted keys of a dataclass and of those nested in it, each after `at`."""
+    hints = get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        yield at + field.name
+        hint = hints[field.name]
+        if dataclasses.is_dataclass(hint) and not has_options(hint):
+            yield from keys_of(hint, f"{at}{field.name}.")  # type: ignore[arg-type]

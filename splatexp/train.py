@@ -1,0 +1,124 @@
+"""The training loop, and nothing else. It calls plug-ins; plug-ins never call it."""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from splatexp.data.scene import Scene
+from splatexp.densify.strategy import Strategy
+from splatexp.losses import Loss, psnr
+from splatexp.optimizer import Adam
+from splatexp.progress import Bar
+from splatexp.raster import Rasterizer
+from splatexp.regularizers import Regularizer
+from splatexp.schedules import Schedule
+from splatexp.seeds import generator
+from splatexp.splats import Splats
+
+
+class Log(Protocol):
+    """Where the numbers of a run go."""
+
+    def log(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Numbers of a step, by name."""
+
+
+@dataclass
+class TrainResult:
+    """What training took. Seconds are of the steps alone: no evaluation, no logs, no files."""
+
+    seconds: float
+    steps: int
+    loss: float  # of the last step
+
+
+def train(
+    splats: Splats,
+    scene: Scene,
+    *,
+    raster: Rasterizer,
+    loss: Loss,
+    optimizer: Adam,
+    schedule: Schedule,
+    densify: Strategy,
+    regularizers: Mapping[str, Regularizer] | None = None,
+    tracker: Log | None = None,
+    log_every: int = 50,
+    steps: int,
+    start: int = 0,
+    seed: int = 0,
+    progress: bool = True,
+    on_step: Callable[[int, Splats], None] | None = None,
+) -> TrainResult:
+    """Fit the Gaussians to the training views, in place; `on_step` is called after every step, off the clock.
+
+    Raises: FloatingPointError when the loss is not finite, before anything is updated by it.
+    """
+    seconds, total = 0.0, math.nan
+    with Bar(start, steps, progress) as bar:
+        for step in range(start, steps):
+            began = time.perf_counter()
+            view = scene.train[scene.sample(step, seed)]
+            background = _background(scene, step, seed)
+            target, mask, camera = view.target(schedule.factor(step), background)
+            sh_degree, channels = schedule.sh_degree(step, splats.sh_degree), densify.channels(step)
+            render = raster(
+                splats,
+                camera,
+                sh_degree=sh_degree,
+                background=background[None],
+                absgrad="absgrad" in channels,
+            )
+            terms = loss(render.image, target, mask, backend=raster.backend)
+            for name, regularizer in (regularizers or {}).items():
+                if regularizer.active(step):
+                    terms[name] = regularizer(render)
+            total = _backward(terms, step)
+            densify.observe(step, splats, render, camera)
+            means, others = schedule.means(step, steps), schedule.others(step, steps)
+            optimizer.step(
+                splats, step, means=means, others=others, visible=render.visible, backend=raster.backend
+            )
+            for edit in densify.plan(step, splats, seed):
+                splats.apply(edit)
+            seconds += time.perf_counter() - began
+
+            if bar.due or step + 1 == steps:
+                quality, pace = psnr(render.image, target, mask), (step + 1 - start) / seconds
+                bar.draw(step + 1, f"loss {total:.4f}  {quality:5.2f} dB  N {len(splats):,}  {pace:.1f} it/s")
+            if tracker is not None and ((step + 1) % log_every == 0 or step + 1 == steps):
+                values = {name: term.item() for name, term in terms.items()}
+                values |= {"loss": total, "psnr": psnr(render.image, target, mask), "seconds": seconds}
+                values |= {
+                    "num_gaussians": len(splats),
+                    "sh_degree": sh_degree,
+                    "lr_means": means,
+                    "lr": others,
+                }
+                tracker.log(step, values)
+            if on_step is not None:
+                on_step(step, splats)
+    return TrainResult(seconds, steps - start, total)
+
+
+def _backward(terms: Mapping[str, Tensor], step: int) -> float:
+    """Differentiate the sum of the terms and return it."""
+    loss = torch.stack(list(terms.values())).sum()
+    value = loss.item()
+    if not math.isfinite(value):
+        parts = ", ".join(f"{name}={term.item():.4g}" for name, term in terms.items())
+        raise FloatingPointError(f"step {step}: the loss is not finite ({parts}); lower the learning rates")
+    loss.backward()
+    return value
+
+
+def _background(scene: Scene, step: int, seed: int) -> Tensor:
+    """The colour [3] behind the Gaussians at a step."""
+    if scene.random_background:
+        return torch.rand(3, generator=generator("background", seed, step))
+    return torch.tensor(scene.background or (0.0, 0.0, 0.0))
