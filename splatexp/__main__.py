@@ -6,11 +6,12 @@ import os
 import shutil
 import sys
 import warnings
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from splatexp import __version__
-from splatexp.config import Loader, build, conf_dir, loader
+from splatexp.config import Loader, build, conf_dir, loader, made
 from splatexp.schema import Refused
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ EXAMPLES = {
     "preset": "preset=memory_low",
     "data": "data=transforms data.path=lego data.downscale=2",
     "densify": "densify=adc densify.max_gaussians=1_000_000",
-    "schedule": "schedule=coarse_to_fine",
+    "schedule": "schedule=progressive",
     "raster": "raster.prefilter=true",
     "regularizer": "regularizer=[opacity,scale] regularizer.opacity.weight=0.001",
     "tracker": "tracker=[console,csv]",
@@ -74,6 +75,10 @@ def _dispatch(args: Namespace, parser: ArgumentParser) -> int:
     from hydra._internal.hydra import Hydra
     from hydra.core.global_hydra import GlobalHydra
 
+    if args.experimental_rerun:
+        raise Refused(
+            "--experimental-rerun: not supported; give the words in <folder>/.hydra/overrides.yaml again"
+        )
     hydra.version.setbase("1.3")
     composer = loader(args.config_dir)
     app = Hydra("splatexp", composer)
@@ -97,16 +102,21 @@ def _dispatch(args: Namespace, parser: ArgumentParser) -> int:
 
 def _run(app: Any, composer: Loader, name: str, words: list[str], several: bool) -> None:
     """Run one job, or a sweep of them. Every setting is checked before there is a folder."""
-    for job in one_at_a_time(words) if several else [words]:
-        build(composer.job(name, job))
+    for each in one_at_a_time(composer, words) if several else [words]:
+        build(composer.job(name, each))
     if several:
-        app.multirun(name, job_of_sweep, [*words, "hydra.mode=MULTIRUN"])
+        try:
+            app.multirun(name, job, [*words, "hydra.mode=MULTIRUN"])
+        except Refused:
+            for folder in made:
+                _remove(folder, {"multirun.yaml"})
+            raise
         return
     refused: list[Refused] = []
 
     def once(cfg: DictConfig) -> float | None:
         try:
-            return job_of_sweep(cfg)
+            return job(cfg)
         except Refused as error:  # kept from Hydra, which would print a line of its own
             refused.append(error)
             return None
@@ -116,13 +126,22 @@ def _run(app: Any, composer: Loader, name: str, words: list[str], several: bool)
         raise refused[0]
 
 
-def one_at_a_time(words: list[str]) -> Iterator[list[str]]:
-    """Jobs in which every value of a sweep occurs; all others stand at their first value meanwhile."""
+def one_at_a_time(composer: Loader, words: list[str]) -> Iterator[list[str]]:
+    """Jobs in which every value of a sweep occurs (of a long one the first 64), the others at their first."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.override_parser.types import IntervalSweep
+    from hydra.errors import OverrideParseException
 
+    try:
+        parsed = OverridesParser.create(composer).parse_overrides(words)
+    except OverrideParseException:  # composing it will say so
+        yield words
+        return
     choices = []
-    for word in OverridesParser.create().parse_overrides(words):
-        values = word.sweep_string_iterator() if word.is_discrete_sweep() else ()
+    for word in parsed:
+        values = islice(word.sweep_string_iterator(), 64) if word.is_discrete_sweep() else ()
+        if isinstance(interval := word.value() if word.is_sweep_override() else None, IntervalSweep):
+            values = (str(interval.start),)
         choices.append([f"{word.get_key_element()}={value}" for value in values] or [word.input_line or ""])
     first = [values[0] for values in choices]
     yield first
@@ -131,7 +150,7 @@ def one_at_a_time(words: list[str]) -> Iterator[list[str]]:
             yield [*first[:place], value, *first[place + 1 :]]
 
 
-def job_of_sweep(cfg: DictConfig) -> float | None:
+def job(cfg: DictConfig) -> float | None:
     """One run in the folder that Hydra made for it.
 
     Raises: Refused for input that cannot be used (then the folder is gone again) and for a disk that is full.
@@ -144,7 +163,7 @@ def job_of_sweep(cfg: DictConfig) -> float | None:
     try:
         scene, splats = run.prepare()
     except (OSError, ValueError, ImportError) as error:
-        _remove(folder)
+        _remove(folder, {".hydra"})
         raise Refused(_line(error)) from error
     try:
         return run.fit(scene, splats, folder, list(hydra.overrides.task))[run.objective]
@@ -159,9 +178,9 @@ def _line(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def _remove(folder: Path) -> None:
-    """Remove the folder of a run that never began, and the dated folders above it that are empty now."""
-    if {path.name for path in folder.iterdir()} - {".hydra"}:
+def _remove(folder: Path, but: set[str]) -> None:
+    """Remove a folder that holds nothing `but` what Hydra wrote, and those above it that are empty then."""
+    if not folder.is_dir() or {path.name for path in folder.iterdir()} - but:
         return
     shutil.rmtree(folder)
     for parent in folder.parents:

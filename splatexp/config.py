@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from functools import cache
 from itertools import count
 from pathlib import Path
@@ -11,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import IConfigRepository
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_store import ConfigStore
+from hydra.core.default_element import ResultDefault
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.utils import setup_globals
@@ -24,7 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from splatexp.explain import explain
 from splatexp.options import keys_of, known_keys, options
-from splatexp.schema import Refused, check, scale, schema, settle
+from splatexp.schema import Refused, check, fit, scale, schema, settle
 
 if TYPE_CHECKING:
     from splatexp.run import Run
@@ -54,12 +57,14 @@ def _fresh(folder: str) -> str:
         name = folder if number == 1 else f"{folder}-{number}"
         try:
             os.makedirs(name)
-            return name
         except FileExistsError:
             continue
+        made.append(Path(name).absolute())
+        return name
     raise AssertionError
 
 
+made: list[Path] = []  # folders that this process made for runs and sweeps
 OmegaConf.register_new_resolver("fresh", _fresh, use_cache=True, replace=True)
 
 
@@ -92,7 +97,7 @@ class Loader(ConfigLoaderImpl):
             rest = [word for word in overrides if word.lstrip("+").partition("=")[0] != "steps"]
             if len(rest) < len(overrides):
                 keys = {key for word in said for key in _said(word.key_or_group, word.value())}
-                scale(cfg, load(rest), keys)
+                scale(cfg, cfg.steps / load(rest).steps, keys)
             settle(cfg)
         except Refused:
             raise
@@ -101,6 +106,24 @@ class Loader(ConfigLoaderImpl):
             raise Refused(f"{error.override}: {remedy}") from error
         except (HydraException, OmegaConfBaseException) as error:
             raise Refused(explain(_text(error), _all_keys(), self.get_group_options)) from error
+        return cfg
+
+    def _compose_config_from_defaults_list(
+        self, defaults: list[ResultDefault], repo: IConfigRepository
+    ) -> DictConfig:
+        """As Hydra does it, but each preset and what was composed before it are fitted to each other."""
+        presets = [default for default in defaults if (default.config_path or "").startswith("preset/")]
+        rest = [default for default in defaults if default not in presets]
+        cfg = super()._compose_config_from_defaults_list(rest, repo)
+        for preset in presets:
+            layer = deepcopy(self._load_single_config(preset, repo).config)
+            assert isinstance(layer, DictConfig)
+            layer.pop("defaults", None)
+            try:
+                fit(layer, cfg)
+                cfg.merge_with(layer)
+            except OmegaConfBaseException as error:
+                raise Refused(explain(f"In '{preset.config_path}': \n{error}", _all_keys(), list)) from error
         return cfg
 
     def job(self, config_name: str, overrides: Sequence[str]) -> DictConfig:

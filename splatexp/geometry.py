@@ -32,13 +32,13 @@ def spacing(points: Tensor, neighbours: int = 3) -> Tensor:
 
     Source: Kerbl et al. 2023, section 5.1. Differs: 3DGS clamps squared distances at 1e-7 world units.
     """
-    from scipy.spatial import cKDTree
+    from scipy.spatial import KDTree
 
     count = min(neighbours, len(points) - 1)
     if count < 1:
         return torch.full((len(points),), 0.01, dtype=points.dtype)
     coordinates = points.double().numpy()
-    distances = cKDTree(coordinates).query(coordinates, k=count + 1, workers=-1)[0][:, 1:]
+    distances = KDTree(coordinates).query(coordinates, k=count + 1, workers=-1)[0][:, 1:]
     root = np.sqrt((distances**2).mean(1))
     typical = float(np.median(root[root > 0])) if (root > 0).any() else 10.0
     return torch.from_numpy(np.maximum(root, 1e-3 * typical)).to(points.dtype)

@@ -56,7 +56,7 @@ def _half_angle(camera: Camera) -> Tensor:
 
 
 def _along_rays(cameras: Sequence[Camera], count: int, reach: Tensor, generator: torch.Generator) -> Tensor:
-    """Points [count,3] on rays of random pixels, as many near as far in log depth: 0.5 to 10 times `reach`."""
+    """Points [count,3] on rays of random pixels, uniform in log depth from 0.5 to 10 times `reach`."""
     which = torch.randint(len(cameras), (count,), generator=generator)
     place = torch.rand(count, 3, generator=generator)
     K = torch.cat([camera.Ks for camera in cameras])[which]

@@ -32,7 +32,7 @@ class Loss:
 
         Args:
             image, target: [C,H,W,3], the image unclamped.
-            mask: [C,H,W,1] of 0 and 1; the rest looks perfect to SSIM's windows and counts for nothing. None: all.
+            mask: [C,H,W,1] of 0 and 1; the rest looks perfect to SSIM's windows and counts for nothing.
         """
         if mask is not None:
             image = torch.where(mask > 0, image, target)

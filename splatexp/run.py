@@ -156,10 +156,11 @@ def _use(threads: int, seed: int, backend: str) -> None:
     import torch
 
     mine = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
-    threads = threads or len(mine)
-    torch.set_num_threads(threads)
-    if backend == "cpu":
-        splatexp_kernels.set_num_threads(threads)
+    if (
+        backend == "cpu"
+    ):  # torch gets one: its sums depend on their number, its pool disturbs that of the kernels
+        splatexp_kernels.set_num_threads(threads or len(mine))
+    torch.set_num_threads(1 if backend == "cpu" else threads or 1)
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)

@@ -75,7 +75,7 @@ class Schedule:
         check_range("schedule.sh_every", self.sh_every, 0)
         if len(self.factors) != len(self.until) + 1 or min(self.factors) < 1:
             raise ValueError(
-                f"schedule.factors: expected one above 0 more than there are in until, got {self.factors}, {self.until}"
+                f"schedule.factors: expected one factor more than until, got {self.factors}, {self.until}"
             )
         if sorted(self.until) != list(self.until):
             raise ValueError(f"schedule.until: expected ascending steps, got {self.until}")

@@ -1,7 +1,7 @@
 """Dataclasses as OmegaConf sees them: schemas, and configs held against them.
 
 A setting is a dataclass field, nothing else. Metadata of a field that is honoured here:
-`unit="steps"`  a window or milestone: `steps=N` scales it, unless it was set on the command line;
+`unit="steps"`  a window or milestone: it stretches with `steps`, unless it was set on the command line;
 `unit="path"`   a file or folder: made absolute, so that a run can be evaluated from anywhere.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import cache
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -125,11 +125,27 @@ def _lay_schema(node: DictConfig, key: str, at: str) -> None:
         node[key] = OmegaConf.merge(OmegaConf.structured(schema(cls)), child)
 
 
-def scale(cfg: DictConfig, nominal: DictConfig, said: set[str]) -> None:
-    """Scale windows and milestones by steps / the steps that they were chosen for; what was `said` stays."""
-    if OmegaConf.is_missing(cfg, "steps") or OmegaConf.is_missing(nominal, "steps"):
-        return
-    factor = cfg.steps / nominal.steps
+def fit(layer: DictConfig, cfg: DictConfig) -> None:
+    """Make `cfg` ready for a layer, which may change `steps`, and the layer for the options chosen in `cfg`.
+
+    Windows in `cfg` are scaled to the layer's steps. What the layer says of options that were not chosen is
+    left out: a preset's words on one strategy do not hinder another.
+    """
+    if "steps" in layer and isinstance(layer.steps, int):
+        scale(cfg, layer.steps / cfg.steps)
+    _leave_out(layer, cfg)
+
+
+def _leave_out(layer: DictConfig, cfg: DictConfig, at: str = "") -> None:
+    for key in [str(key) for key in layer]:
+        if key not in cfg.keys() and known_keys().get(at + key):
+            del layer[key]
+        elif key in cfg and OmegaConf.is_dict(cfg[key]) and OmegaConf.is_dict(layer[key]):
+            _leave_out(layer[key], cfg[key], f"{at}{key}.")
+
+
+def scale(cfg: DictConfig, factor: float, said: Collection[str] = ()) -> None:
+    """Scale windows and milestones; those whose keys were `said` stay."""
     for at, node in nodes(cfg):
         for name in _measured(node, "steps"):
             if at + name not in said and not OmegaConf.is_interpolation(node, name):

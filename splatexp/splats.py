@@ -67,8 +67,8 @@ class Splats:
         for name in PARAMS:
             leaf = params[name].detach().clone(memory_format=torch.contiguous_format)
             setattr(self, name, leaf.requires_grad_(name != "quats" or params["log_scales"].shape[1] == 3))
-        self.exp_avg = {name: torch.zeros_like(params[name]) for name in PARAMS}
-        self.exp_avg_sq = {name: torch.zeros_like(params[name]) for name in PARAMS}
+        self.exp_avg = {name: torch.zeros_like(leaf) for name, leaf in self.params.items()}
+        self.exp_avg_sq = {name: torch.zeros_like(leaf) for name, leaf in self.params.items()}
         self.uid = torch.arange(count, device=device)
         self.born = torch.zeros(count, dtype=torch.int32, device=device)
         self.generation = torch.zeros(count, dtype=torch.int32, device=device)
@@ -141,12 +141,8 @@ class Splats:
     def state_dict(self) -> dict[str, Tensor]:
         """Everything, as a flat dict of tensors that the next step writes into: save or clone them."""
         state = {name: getattr(self, name).detach() for name in PARAMS + ROWS}
-        for key, tensors in (
-            ("exp_avg", self.exp_avg),
-            ("exp_avg_sq", self.exp_avg_sq),
-            ("stats", self.stats),
-        ):
-            state |= {f"{key}.{name}": tensor for name, tensor in tensors.items()}
+        for key in ("exp_avg", "exp_avg_sq", "stats"):
+            state |= {f"{key}.{name}": tensor for name, tensor in getattr(self, key).items()}
         extent = torch.tensor(self.extent, dtype=torch.float64)
         return state | {"next_uid": torch.tensor(self.next_uid), "extent": extent}
 
@@ -155,19 +151,17 @@ class Splats:
 
         Raises: ValueError for a missing name or shapes that do not fit each other.
         """
-        wanted = [*PARAMS, *ROWS, "next_uid", "extent"]
-        wanted += [f"{key}.{name}" for key in ("exp_avg", "exp_avg_sq") for name in PARAMS]
-        missing = [name for name in wanted if name not in state]
-        if missing:
-            raise ValueError(f"state: expected {missing[0]!r}, got {len(state)} names without it")
-        self.__init__({name: state[name] for name in PARAMS}, float(state["extent"]))
-        for name in ROWS:
-            setattr(self, name, state[name].clone())
-        for key in ("exp_avg", "exp_avg_sq"):
-            setattr(self, key, {name: state[f"{key}.{name}"].clone() for name in PARAMS})
-        prefix = "stats."
-        self.stats = {k.removeprefix(prefix): v.clone() for k, v in state.items() if k.startswith(prefix)}
-        self.next_uid = int(state["next_uid"])
+        other = Splats({name: state[name] for name in PARAMS if name in state}, float(state.get("extent", 1)))
+        for name in state:
+            if name.startswith("stats."):
+                other.row_stat(name.removeprefix("stats."))
+        for name, tensor in other.state_dict().items():
+            if name not in state or state[name].shape != tensor.shape:
+                got = tuple(state[name].shape) if name in state else "nothing"
+                raise ValueError(f"state[{name!r}]: expected {tuple(tensor.shape)}, got {got}")
+            tensor.copy_(state[name])
+        other.next_uid = int(state["next_uid"])
+        vars(self).update(vars(other))
 
     def _check_edit(self, edit: Edit) -> None:
         parents, fresh = edit.parents, edit.fresh
@@ -209,15 +203,8 @@ def _check(params: dict[str, Tensor]) -> None:
         raise ValueError(f"log_scales: expected [N, 3] or [N, 1], got {tuple(params['log_scales'].shape)}")
     if bands not in (0, 3, 8, 15, 24):
         raise ValueError(f"shN: expected 0, 3, 8, 15 or 24 coefficients, got {bands}")
-    shapes = {
-        "means": (3,),
-        "quats": (4,),
-        "log_scales": (scales,),
-        "opacity_logits": (),
-        "sh0": (1, 3),
-        "shN": (bands, 3),
-    }
-    for name, shape in shapes.items():
+    tails = ((3,), (4,), (scales,), (), (1, 3), (bands, 3))
+    for name, shape in zip(PARAMS, tails, strict=True):
         if tuple(params[name].shape) != (count, *shape):
             raise ValueError(f"{name}: expected {[count, *shape]}, got {tuple(params[name].shape)}")
 
@@ -246,7 +233,7 @@ class Model:
         check_range("model.init_scale", self.init_scale, 1e-6)
         if (self.init == "ply") != bool(self.init_path):
             raise ValueError(
-                f"model.init_path: expected a .ply with init=ply alone, got {self.init_path!r} with init={self.init}"
+                f"model.init_path: expected with init=ply alone, got {self.init_path!r} with init={self.init}"
             )
 
     def __call__(self, scene: Scene, seed: int = 0) -> Splats:

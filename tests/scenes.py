@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
-from splatexp.data import raytrace
+from splatexp.data import raytrace, still_life
 from splatexp.data.builtin import Builtin
 from splatexp.data.lens import COLMAP_MODELS, from_colmap
 from splatexp.data.scene import Scene
@@ -156,7 +156,7 @@ def write_transforms(
         (folder / part).mkdir(parents=True, exist_ok=True)
         pixels = view.image.numpy()
         if synthetic:
-            backdrop = np.floor(np.array(raytrace.BACKDROP) * 255 + 0.5)
+            backdrop = np.floor(np.array(still_life.BACKDROP) * 255 + 0.5)
             cover = np.where((pixels == backdrop).all(2, keepdims=True), 0, 255).astype(np.uint8)
             pixels = np.concatenate([pixels, cover], axis=2)
         Image.fromarray(pixels).save(folder / part / f"{view.name}.png")

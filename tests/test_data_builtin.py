@@ -5,7 +5,7 @@ import pytest
 import torch
 from scenes import tiny_scene
 
-from splatexp.data import raytrace
+from splatexp.data import still_life
 from splatexp.data.builtin import Builtin
 
 SMALL = Builtin(size=16, train_views=3, test_views=2, points=60, samples=1)
@@ -25,7 +25,7 @@ def test_what_comes_of_the_defaults():
 def test_a_scene_is_made_and_kept(cache):
     scene = SMALL.load()
     assert [len(scene.train), len(scene.test), len(scene.points)] == [3, 2, 60]
-    assert scene.name == "builtin" and scene.background == raytrace.BACKDROP
+    assert scene.name == "builtin" and scene.background == still_life.BACKDROP
     assert {view.name for view in scene.test} == {"test_000", "test_001"}
     (file,) = cache.iterdir()
     made = file.stat().st_mtime_ns
@@ -97,7 +97,7 @@ def test_a_full_disk_leaves_nothing_behind(cache, monkeypatch):
 def test_initial_points_lie_on_what_the_cameras_see():
     scene = dataclasses.replace(SMALL, points=300, noise=0.0, size=32, samples=2).load()
     surfaces = []
-    for body in raytrace.BODIES:
+    for body in still_life.BODIES:
         local = np.abs(body.local(scene.points.numpy().T))
         x, y, z = body.size
         if body.kind == "sphere":

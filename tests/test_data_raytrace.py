@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
-from splatexp.data import raytrace
-from splatexp.data.raytrace import BODIES, Body
+from splatexp.data import raytrace, still_life
+from splatexp.data.bodies import Body
+from splatexp.data.still_life import BODIES
 
 
 def rays(count=400, seed=0):
@@ -62,10 +63,10 @@ def test_shadows_and_highlights():
     lamp = raytrace.lamp_directions(np.zeros((2, 1)))
     ball = np.array(BODIES[3].center)
     lit, _ = raytrace.trace(np.array([1.4, 0.0, 0.05]), down, lamp)
-    foot = ball - raytrace.LAMP * (ball[2] / raytrace.LAMP[2])  # the ball's shadow on the table
+    foot = ball - still_life.LAMP * (ball[2] / still_life.LAMP[2])  # the ball's shadow on the table
     dark, distance = raytrace.trace(np.array([foot[0], foot[1], 0.05]), down, lamp)
     assert distance[0] == pytest.approx(0.05, abs=1e-4) and dark.mean() < 0.7 * lit.mean()
-    mirror = raytrace.LAMP / 1
+    mirror = still_life.LAMP / 1
     top = ball + BODIES[3].size[0] * mirror
     shine, _ = raytrace.trace(top + 3 * mirror, -mirror[:, None].astype(np.float32), lamp)
     side = np.cross(mirror, [0, 0, 1.0])

@@ -1,7 +1,7 @@
 """Speed of the CPU kernels: `python kernels/bench blend`, `... all`, `... scaling`.
 
 An op's tests run first, and only where they pass is anything reported. Times are of the calls that training
-makes, through the public door, allocation and autograd included. Peaks are measured in the same run.
+makes, through the public door, allocation and autograd included. Peaks are the best measured between the ops.
 """
 
 from __future__ import annotations
@@ -99,22 +99,20 @@ def report(
 ) -> None:
     """Time the chosen ops, and print one row each, their sum, and a whole step."""
     threads = sk.get_num_threads()
-    before = peaks(threads)
+    measured = [peaks(threads)]
     rows = []
     for work in works(w):
         if work.op in chosen:
             rows.append((work, *timed(work.call, least=arguments.repeats)))
+            measured.append(peaks(threads))
     step = timed(w.step, least=arguments.repeats) if len(chosen) == len(OPS) else None
-    fma, bandwidth = map(max, zip(before, peaks(threads), strict=True))
+    fma, bandwidth = map(max, zip(*measured, strict=True))
 
     found = law.counts(w)
     title = f"{w.name}: {len(w):,} Gaussians, {w.width}x{w.height}, {found['pairs']:,} pairs"
     title += f"; {sk.isa()}, {threads} threads"
-    caption = (
-        f"peaks of this run: {fma:.0f} GFLOP/s, {bandwidth:.1f} GB/s; n = {arguments.repeats} or more calls"
-    )
-    if arguments.untested:
-        caption += "; NOT TESTED"
+    caption = f"peaks of this run: {fma:.0f} GFLOP/s, {bandwidth:.1f} GB/s; {arguments.repeats} or more calls"
+    caption += "; more than the bandwidth comes from caches" + "; NOT TESTED" * arguments.untested
     columns = ("op", "", "ms, best", "ms, median", "GFLOP/s", "of peak", "GB/s", "of bandwidth")
     result = Table(title=title, caption=caption)
     for i, column in enumerate(columns):

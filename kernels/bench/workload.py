@@ -75,8 +75,8 @@ class Workload:
 def synthetic(N: int, width: int, height: int, *, seed: int = 0) -> Workload:
     """Gaussians spread like those of a scene that was trained on photos.
 
-    Five of six lie in the frame, half of them faint; at 60k and 270x480 their standard deviations are
-    log-normal around 2.4 by 1.2 px, a visible one lies in three tiles, and a pixel composites 54. Sizes follow
+    Five of six lie in the frame, half of them faint; at 60k and 270x480 their deviations are
+    log-normal around 2.4 by 1.2 px, a visible one lies in 3 tiles and a pixel composites 54. Sizes follow
     the pixels per Gaussian, so that a pixel is covered equally often at every N and resolution: a scene with
     more Gaussians has finer ones.
     """

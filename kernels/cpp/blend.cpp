@@ -290,9 +290,11 @@ void gather_pairs(const BlendArgs& a, int64_t begin, int64_t end) {
     alignas(64) float sum[PAIR_FLOATS] = {0};
     for (int64_t k = a.first[j]; k < a.first[j + 1]; k++) {
       const float* pair = a.pairs + k * PAIR_FLOATS;
-      for (int i = 0; i < PAIR_FLOATS; i++) sum[i] += pair[i];
+      for (int i = 0; i < PAIR_FLOATS; i += LANES) store(sum + i, load(sum + i) + load(pair + i));
     }
-    const int64_t o = a.order[j];
+    const int64_t o = a.order[j], next = a.order[j + 16 < end ? j + 16 : j];
+    __builtin_prefetch(a.v_means2d + 2 * next, 1), __builtin_prefetch(a.v_conics + 3 * next, 1);
+    __builtin_prefetch(a.v_opacities + next, 1), __builtin_prefetch(a.v_colors + next * D, 1);
     const float* g = a.records + j * S;
     // log2 alpha = log2 opacity + A dx² + B dx dy + C dy²: with A = -a/2 log2(e) and so on
     a.v_means2d[2 * o] = -LN2 * (2 * g[A] * sum[1] + g[B] * sum[2]);
@@ -382,6 +384,12 @@ void blend_pack(const BlendArgs& a) {
     alignas(64) float in[7][LANES], columns[CHANNELS][LANES];
     for (int64_t j = begin; j < end; j += LANES) {
       const int n = (int)(end - j < LANES ? end - j : LANES);
+      // depth order jumps about in every array: ask for the next lines before they are needed
+      for (int64_t next = j + LANES; next < j + 2 * LANES && next < end; next++) {
+        const int64_t o = a.order[next];
+        __builtin_prefetch(a.means2d + 2 * o), __builtin_prefetch(a.conics + 3 * o), __builtin_prefetch(a.opacities + o);
+        __builtin_prefetch(a.radii + 2 * o), __builtin_prefetch(a.colors + o * a.D);
+      }
       for (int i = 0; i < LANES; i++) {
         const int64_t o = a.order[j + (i < n ? i : n - 1)];
         in[0][i] = a.means2d[2 * o], in[1][i] = a.means2d[2 * o + 1];

@@ -23,12 +23,16 @@ namespace {
 constexpr int SPINS = 4000;
 
 struct Pool {
+  static constexpr uint32_t OPEN = 1u << 31;
+
   std::mutex call_mutex;  // one parallel_for at a time
   std::mutex mutex;
   std::condition_variable wake;
   std::vector<std::thread> workers;
-  std::atomic<uint64_t> generation{0};
-  std::atomic<int> busy{0};
+  std::atomic<uint64_t> calls{0};
+  // OPEN while a call takes helpers, plus the number of workers inside. A worker that wakes too late finds it closed and
+  // is not waited for: on a busy machine the caller simply does more of the work itself.
+  std::atomic<uint32_t> gate{0};
   std::atomic<int64_t> next{0};
   std::atomic<bool> stop{false};
   int64_t n = 0, grain = 1;
@@ -43,17 +47,26 @@ struct Pool {
     }
   }
 
+  bool enter() {
+    uint32_t state = gate.load(std::memory_order_acquire);
+    while (state & OPEN)
+      if (gate.compare_exchange_weak(state, state + 1, std::memory_order_acq_rel)) return true;
+    return false;
+  }
+
   void work(uint64_t seen) {
     for (;;) {
-      for (int i = 0; i < SPINS && generation.load(std::memory_order_acquire) == seen && !stop; i++) relax();
-      if (generation.load(std::memory_order_acquire) == seen) {
+      for (int i = 0; i < SPINS && calls.load(std::memory_order_acquire) == seen && !stop; i++) relax();
+      if (calls.load(std::memory_order_acquire) == seen) {
         std::unique_lock<std::mutex> lock(mutex);
-        wake.wait(lock, [&] { return generation.load() != seen || stop; });
+        wake.wait(lock, [&] { return calls.load() != seen || stop; });
       }
       if (stop) return;
-      seen = generation.load(std::memory_order_acquire);
-      drain();
-      busy.fetch_sub(1, std::memory_order_release);
+      seen = calls.load(std::memory_order_acquire);
+      if (enter()) {
+        drain();
+        gate.fetch_sub(1, std::memory_order_acq_rel);
+      }
     }
   }
 
@@ -66,20 +79,21 @@ struct Pool {
     for (auto& w : workers) w.join();
     workers.clear();
     stop = false;
-    for (size_t i = 0; i < count; i++) workers.emplace_back([this, seen = generation.load()] { work(seen); });
+    for (size_t i = 0; i < count; i++) workers.emplace_back([this, seen = calls.load()] { work(seen); });
   }
 
   void run(int64_t count, int64_t step, void (*f)(void*, int64_t, int64_t), void* c) {
     n = count, grain = step, body = f, context = c;
     next.store(0, std::memory_order_relaxed);
-    busy.store((int)workers.size(), std::memory_order_relaxed);
+    gate.store(OPEN, std::memory_order_release);
     {
       std::lock_guard<std::mutex> lock(mutex);
-      generation.fetch_add(1, std::memory_order_release);
+      calls.fetch_add(1, std::memory_order_release);
     }
     wake.notify_all();
     drain();
-    while (busy.load(std::memory_order_acquire) != 0) relax();
+    gate.fetch_and(~OPEN, std::memory_order_acq_rel);
+    for (int i = 0; gate.load(std::memory_order_acquire) != 0; i++) i < SPINS ? relax() : std::this_thread::yield();
   }
 };
 

@@ -10,6 +10,7 @@ namespace {
 
 constexpr int RADIUS = 5, TAPS = 2 * RADIUS + 1;
 constexpr int STRIP = 512;  // floats of a row that are filtered together: the ring stays in the second-level cache
+constexpr int RING_ROW = STRIP + 16;
 constexpr float C1 = 0.01f * 0.01f, C2 = 0.03f * 0.03f;
 // exp(-k²/4.5) normalised over the 11 taps, from the centre outwards
 constexpr float WINDOW[RADIUS + 1] = {0.266011725f, 0.213005538f, 0.10936069f, 0.0360007721f, 0.00759875814f, 0.00102838008f};
@@ -23,17 +24,20 @@ void filter(int64_t images, int height, int row_floats, int D, Read&& read, Emit
   if (band < 4 * TAPS) band = 4 * TAPS;
   const int bands = (height + band - 1) / band, strips = (row_floats + STRIP - 1) / STRIP;
   parallel_for(images * bands * strips, 1, [&](int64_t begin, int64_t end) {
-    const int pad = RADIUS * D, padded = STRIP + 2 * pad + LANES;
-    float* memory = new float[(size_t)(Q + 1) * padded + Q * TAPS * (STRIP + LANES)]();
+    // rows start at cache lines, so that filtering along columns never loads across two
+    const int pad = RADIUS * D, padded = (STRIP + 2 * pad + LANES + 15) / 16 * 16;
+    const size_t floats = (size_t)(Q + 1) * padded + Q * TAPS * RING_ROW;
+    float* unaligned = new float[floats + 16]();
+    float* memory = unaligned + (64 - (uintptr_t)unaligned % 64) % 64 / sizeof(float);
     float* ring = memory + (size_t)(Q + 1) * padded;  // [TAPS][Q][STRIP + LANES]
     for (int64_t job = begin; job < end; job++) {
       const int64_t image = job / (bands * strips);
       const int y0 = (int)(job / strips % bands) * band, y1 = y0 + band < height ? y0 + band : height;
       const int x0 = (int)(job % strips) * STRIP, n = row_floats - x0 < STRIP ? row_floats - x0 : STRIP;
       for (int y = y0 - RADIUS; y < y1 + RADIUS; y++) {
-        float* line = ring + (size_t)((y + TAPS) % TAPS) * Q * (STRIP + LANES);
+        float* line = ring + (size_t)((y + TAPS) % TAPS) * Q * RING_ROW;
         if (y < 0 || y >= height) {
-          std::memset(line, 0, sizeof(float) * Q * (STRIP + LANES));
+          std::memset(line, 0, sizeof(float) * Q * RING_ROW);
         } else {
           read(image, y, x0, n, memory, padded);
           for (int q = 0; q < Q; q++) {
@@ -41,18 +45,18 @@ void filter(int64_t images, int height, int row_floats, int D, Read&& read, Emit
             for (int x = 0; x < n; x += LANES) {
               vf sum = set1(WINDOW[0]) * load(in + x);
               for (int k = 1; k <= RADIUS; k++) sum = fma(set1(WINDOW[k]), load(in + x - k * D) + load(in + x + k * D), sum);
-              store(line + (size_t)q * (STRIP + LANES) + x, sum);
+              store(line + (size_t)q * RING_ROW + x, sum);
             }
           }
         }
         const int out = y - RADIUS;  // all its rows are in the ring now
         if (out < y0) continue;
         const float* rows[TAPS];
-        for (int k = 0; k < TAPS; k++) rows[k] = ring + (size_t)((out + k - RADIUS + TAPS) % TAPS) * Q * (STRIP + LANES);
+        for (int k = 0; k < TAPS; k++) rows[k] = ring + (size_t)((out + k - RADIUS + TAPS) % TAPS) * Q * RING_ROW;
         for (int x = 0; x < n; x += LANES) {
           vf values[Q];
           for (int q = 0; q < Q; q++) {
-            const size_t o = (size_t)q * (STRIP + LANES) + x;
+            const size_t o = (size_t)q * RING_ROW + x;
             vf sum = set1(WINDOW[0]) * load(rows[RADIUS] + o);
             for (int k = 1; k <= RADIUS; k++)
               sum = fma(set1(WINDOW[k]), load(rows[RADIUS - k] + o) + load(rows[RADIUS + k] + o), sum);
@@ -62,7 +66,7 @@ void filter(int64_t images, int height, int row_floats, int D, Read&& read, Emit
         }
       }
     }
-    delete[] memory;
+    delete[] unaligned;
   });
 }
 

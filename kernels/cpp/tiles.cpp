@@ -52,10 +52,8 @@ void radix_sort(Key* keys, Key* other, int64_t n, int64_t* histogram) {
   }
 }
 
-INLINE int clamp_tile(float x, int size, int tiles) {
-  float t = std::floor(x / (float)size);
-  return t < 0 ? 0 : (t > (float)tiles ? tiles : (int)t);
-}
+// floor(x), held within [0, most]
+INLINE int16_t whole(float x, float most) { return (int16_t)(x > 0 ? (x < most ? x : most) : 0.0f); }
 
 }  // namespace
 
@@ -85,16 +83,21 @@ void tiles_sort(TilesArgs& a) {
     const int64_t V = offset[chunks.count];
     radix_sort(keys, keys + a.N, V, histogram);
     const Key* sorted = keys + a.N;  // three passes end in the other half
+    const float per_px = 1.0f / (float)a.tile_size;  // exact: tile sizes are powers of two
     parallel_for(V, 4096, [&](int64_t begin, int64_t end) {
       for (int64_t j = begin; j < end; j++) {
         const int64_t g = sorted[j].index;
         const float x = a.means2d[2 * g], y = a.means2d[2 * g + 1], rx = a.radii[2 * g], ry = a.radii[2 * g + 1];
         int16_t* rect = a.rects + 4 * (a.V + j);
+        if (j + 16 < end) {
+          const int64_t next = sorted[j + 16].index;
+          __builtin_prefetch(a.means2d + 2 * next), __builtin_prefetch(a.radii + 2 * next);
+        }
         // only tiles that hold the centre of a pixel inside the box
-        rect[0] = (int16_t)clamp_tile(x - rx + 0.5f, a.tile_size, a.tiles_x);
-        rect[1] = (int16_t)clamp_tile(x + rx - 0.5f + (float)a.tile_size, a.tile_size, a.tiles_x);
-        rect[2] = (int16_t)clamp_tile(y - ry + 0.5f, a.tile_size, a.tiles_y);
-        rect[3] = (int16_t)clamp_tile(y + ry - 0.5f + (float)a.tile_size, a.tile_size, a.tiles_y);
+        rect[0] = whole((x - rx + 0.5f) * per_px, (float)a.tiles_x);
+        rect[1] = whole((x + rx - 0.5f) * per_px + 1, (float)a.tiles_x);
+        rect[2] = whole((y - ry + 0.5f) * per_px, (float)a.tiles_y);
+        rect[3] = whole((y + ry - 0.5f) * per_px + 1, (float)a.tiles_y);
         if (rect[1] <= rect[0] || rect[3] <= rect[2]) rect[1] = rect[0], rect[3] = rect[2];
         a.order[a.V + j] = (int32_t)g;
       }

@@ -16,7 +16,7 @@ import torch
 
 from splatexp.atomic import replaced
 from splatexp.cameras import Camera, look_at
-from splatexp.data import raytrace
+from splatexp.data import bodies, raytrace, still_life
 from splatexp.data.images import area_mean, in_parallel
 from splatexp.data.scene import Scene, View
 
@@ -70,13 +70,16 @@ class Builtin:
             test=views[self.train_views :],
             points=torch.from_numpy(made["points"]) if self.points else None,
             colors=torch.from_numpy(made["colors"]) if self.points else None,
-            background=raytrace.BACKDROP,
+            background=still_life.BACKDROP,
         )
 
     def cache_file(self) -> Path:
         """Where the scene is kept: the name holds a hash of the settings and of the code that makes it."""
         settings = {name: value for name, value in asdict(self).items() if name not in ("downscale", "cache")}
-        code = b"".join(Path(module).read_bytes() for module in (raytrace.__file__, __file__))
+        code = b"".join(
+            Path(module).read_bytes()
+            for module in (bodies.__file__, still_life.__file__, raytrace.__file__, __file__)
+        )
         key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode() + code).hexdigest()[:16]
         root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         return Path(root) / "splatexp" / f"builtin-{key}.npz"

@@ -1,7 +1,6 @@
 """What every loader returns: views (picture, camera, mask) in a training and a held-out half, and points.
 
-Pictures stay uint8 in memory, [H,W,3], sRGB. Source of the protocol (split, overlap, hashes): docs of the
-package, "what a number means".
+Pictures stay uint8 in memory, [H,W,3], sRGB.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Operator:
-    """`plan(splats, rows, shape, step, generator)` gives the edit; a chosen row becomes `births` more rows."""
+    """`plan(splats, rows, shape, step, generator)` gives the edit; each row adds `births` to the count."""
 
     plan: Callable[[Splats, Tensor, Shape, int, torch.Generator], Edit]
     births: int

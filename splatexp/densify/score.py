@@ -20,7 +20,7 @@ SCORES: dict[str, Score] = {}
 
 
 def score(*needs: str) -> Callable[[Callable[[Splats, int], Tensor]], Callable[[Splats, int], Tensor]]:
-    """Make a function a score of its own name; `needs` are statistics that it reads with `splats.row_stat`."""
+    """Make a function a score of its name; `needs` are statistics that it reads with `splats.row_stat`."""
 
     def register(function: Callable[[Splats, int], Tensor]) -> Callable[[Splats, int], Tensor]:
         SCORES[function.__name__] = Score(function, needs)
@@ -31,7 +31,7 @@ def score(*needs: str) -> Callable[[Callable[[Splats, int], Tensor]], Callable[[
 
 @score("grad2d", "views")
 def grad2d(splats: Splats, step: int) -> Tensor:
-    """Length of the screen-space gradient in NDC, mean over the views that saw it. Source: Kerbl et al. 2023, 5.2."""
+    """Length of the gradient on screen, NDC, mean over views that saw it. Source: Kerbl et al. 2023, 5.2."""
     return splats.row_stat("grad2d") / splats.row_stat("views").clamp_min(1)
 
 

@@ -14,7 +14,7 @@ from splatexp.raster import Render
 
 @dataclass(frozen=True)
 class Statistic:
-    """`add(row [N], render)` adds a view in place; `channel` names what the rasterizer has to offer for it."""
+    """`add(row [N], render)` adds a view in place; `channel` names what it takes of the rasterizer."""
 
     add: Callable[[Tensor, Render], None]
     channel: str = ""

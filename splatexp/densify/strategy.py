@@ -23,7 +23,7 @@ from splatexp.splats import Edit, Overwrite, Splats
 
 @dataclass
 class Strategy:
-    """What the loop asks of density control; by itself it keeps the rows of the initialisation, down to the cap."""
+    """What the loop asks of density control; by itself it keeps the first rows, down to the cap."""
 
     max_gaussians: int = 0  # never more rows than this after any step, the faintest go; 0: no limit
 

@@ -25,7 +25,7 @@ def test_lists_what_a_pixel_needs_front_to_back(size, tile_size, backend):
     N, C, width, height = size
     f = flat(*size)
     t = tiles(f.means2d, f.radii, f.depths, width, height, tile_size=tile_size, backend=backend)
-    assert tile_size**2 / 2 <= t.tile_width * t.tile_height <= tile_size**2
+    assert t.tile_width * t.tile_height == tile_size**2
     assert t.tiles_x == -(-width // t.tile_width) and t.tiles_y == -(-height // t.tile_height)
     assert len(t.starts) == len(t.ends) == C * t.tiles_x * t.tiles_y
     assert t.order.dtype == t.ids.dtype == torch.int32 and t.starts.dtype == t.ends.dtype == torch.int64

@@ -27,7 +27,7 @@ def tiles(
         radii: [C,N,2] px, half extents; 0 = culled.
         depths: [C,N] world units; equal depths go by index.
         width, height: the image, px.
-        tile_size: 8, 16 or 32; a tile has up to tile_size^2 pixels, its shape is the backend's choice.
+        tile_size: 8, 16 or 32; a tile has tile_size^2 pixels, its shape is the backend's choice.
         per_tile_max: where above 0, a tile keeps only that many nearest Gaussians.
 
     Returns: Tiles, meant for `blend` and `attribute` of the same backend (the reference takes any).
