@@ -142,7 +142,7 @@ class Loader(ConfigLoaderImpl):
         if "" in values:
             raise Refused(f"={values['']}: expected key=value")
         for group in ("preset", *options()):
-            if group in values and not isinstance(values[group], (str, list)):
+            if group in values and not isinstance(values[group], (str, list, dict)):
                 names = ", ".join(self.get_group_options(group))
                 raise Refused(f"{group}: expected the name of an option ({names}), got {values[group]}")
         path = values.get("data.path")

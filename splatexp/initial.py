@@ -38,6 +38,7 @@ def frusta(scene: Scene, count: int, generator: torch.Generator) -> tuple[Tensor
         inside = middle + (2 * torch.rand(count, 3, generator=generator) - 1) * half
         if open_scene:
             inside = torch.cat([inside[: count // 2], _along_rays(cameras, count // 2, reach, generator)])
+            inside = inside[torch.randperm(len(inside), generator=generator)]
         inside, seen, shown = _carve(views, solid, inside)
         good = seen >= max(1.0, min(needed, float(seen.max()) / 2 if len(seen) else 1.0))
         kept.append(inside[good])
@@ -46,7 +47,7 @@ def frusta(scene: Scene, count: int, generator: torch.Generator) -> tuple[Tensor
             break
     points = torch.cat(kept)[:count]
     if not len(points):
-        raise ValueError("model.init=random: no camera sees any of the candidate points; check the poses")
+        raise ValueError("model.init=random: the cameras see no point, or only background; check the poses")
     return points, torch.cat(colors)[:count]
 
 

@@ -173,8 +173,10 @@ class TensorBoard:
     def _add(self, step: int, values: list[dict[str, Any]]) -> None:
         from tensorboard.compat.proto import event_pb2, summary_pb2
 
-        summary = summary_pb2.Summary(value=[summary_pb2.Summary.Value(**value) for value in values])
-        self._writer.add_event(event_pb2.Event(wall_time=time.time(), step=step, summary=summary))
+        events: Any = event_pb2  # what these modules hold is made at run time
+        summaries: Any = summary_pb2
+        summary = summaries.Summary(value=[summaries.Summary.Value(**value) for value in values])
+        self._writer.add_event(events.Event(wall_time=time.time(), step=step, summary=summary))
 
 
 @dataclass

@@ -64,43 +64,29 @@ def train(
         for step in range(start, steps):
             began = time.perf_counter()
             view = scene.train[scene.sample(step, seed)]
-            background = _background(scene, step, seed)
-            target, mask, camera = view.target(schedule.factor(step), background)
-            sh_degree, channels = schedule.sh_degree(step, splats.sh_degree), densify.channels(step)
-            render = raster(
-                splats,
-                camera,
-                sh_degree=sh_degree,
-                background=background[None],
-                absgrad="absgrad" in channels,
-            )
+            behind = _background(scene, step, seed)
+            target, mask, camera = view.target(schedule.factor(step), behind)
+            degree, absgrad = schedule.sh_degree(step, splats.sh_degree), "absgrad" in densify.channels(step)
+            render = raster(splats, camera, sh_degree=degree, background=behind[None], absgrad=absgrad)
             terms = loss(render.image, target, mask, backend=raster.backend)
-            for name, regularizer in (regularizers or {}).items():
-                if regularizer.active(step):
-                    terms[name] = regularizer(render)
+            terms |= {name: r(render) for name, r in (regularizers or {}).items() if r.active(step)}
             total = _backward(terms, step)
             densify.observe(step, splats, render, camera)
-            means, others = schedule.means(step, steps), schedule.others(step, steps)
-            optimizer.step(
-                splats, step, means=means, others=others, visible=render.visible, backend=raster.backend
-            )
+            rates = {"means": schedule.means(step, steps), "others": schedule.others(step, steps)}
+            optimizer.step(splats, step, **rates, visible=render.visible, backend=raster.backend)
             for edit in densify.plan(step, splats, seed):
                 splats.apply(edit)
             seconds += time.perf_counter() - began
 
-            if bar.due or step + 1 == steps:
+            last = step + 1 == steps
+            if bar.due or last:
                 quality, pace = psnr(render.image, target, mask), (step + 1 - start) / seconds
                 bar.draw(step + 1, f"loss {total:.4f}  {quality:5.2f} dB  N {len(splats):,}  {pace:.1f} it/s")
-            if tracker is not None and ((step + 1) % log_every == 0 or step + 1 == steps):
+            if tracker is not None and (last or (step + 1) % log_every == 0):
                 values = {name: term.item() for name, term in terms.items()}
                 values |= {"loss": total, "psnr": psnr(render.image, target, mask), "seconds": seconds}
-                values |= {
-                    "num_gaussians": len(splats),
-                    "sh_degree": sh_degree,
-                    "lr_means": means,
-                    "lr": others,
-                }
-                tracker.log(step, values)
+                values |= {"num_gaussians": len(splats), "sh_degree": degree}
+                tracker.log(step, values | {f"lr_{name}": rate for name, rate in rates.items()})
             if on_step is not None:
                 on_step(step, splats)
     return TrainResult(seconds, steps - start, total)

@@ -11,6 +11,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+from itertools import groupby
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,12 +53,16 @@ def main() -> int:
         how = f"{sk.isa()}, {sk.get_num_threads()} threads"
         scaling.table(["--isa", sk.isa(), "--threads", str(sk.get_num_threads())], console, how)
         return 0
-    if arguments.run:
-        w = workload.trained(arguments.run, width, height)
-    elif arguments.ply:
-        w = workload.ply(arguments.ply, width, height)
-    else:
-        w = workload.synthetic(arguments.gaussians, width, height)
+    try:
+        if arguments.run:
+            w = workload.trained(arguments.run, width, height)
+        elif arguments.ply:
+            w = workload.ply(arguments.ply, width, height)
+        else:
+            w = workload.synthetic(arguments.gaussians, width, height)
+    except (OSError, ValueError) as error:
+        console.print(error, markup=False)
+        return 2
     report(w, OPS if arguments.what == "all" else (arguments.what,), arguments, console)
     return 0
 
@@ -99,13 +104,12 @@ def report(
 ) -> None:
     """Time the chosen ops, and print one row each, their sum, and a whole step."""
     threads = sk.get_num_threads()
-    measured = [peaks(threads)]
-    rows = []
-    for work in works(w):
-        if work.op in chosen:
-            rows.append((work, *timed(work.call, least=arguments.repeats)))
-            measured.append(peaks(threads))
-    step = timed(w.step, least=arguments.repeats) if len(chosen) == len(OPS) else None
+    enough = {"least": arguments.repeats, "seconds": 0.025 * arguments.repeats}
+    measured, rows = [peaks(threads)], []
+    for op, calls in groupby(works(w), key=lambda work: work.op):
+        rows += [(work, *timed(work.call, **enough)) for work in calls if op in chosen]
+        measured.append(peaks(threads))
+    step = timed(w.step, **enough) if len(chosen) == len(OPS) else None
     fma, bandwidth = map(max, zip(*measured, strict=True))
 
     found = law.counts(w)

@@ -8,7 +8,7 @@ from statistics import median
 from time import perf_counter
 
 
-def timed(call: Callable[[], object], *, least: int = 10, seconds: float = 0.5) -> tuple[float, float]:
+def timed(call: Callable[[], object], *, least: int, seconds: float) -> tuple[float, float]:
     """Best and median seconds of a call, over at least `least` calls and about `seconds`."""
     call()
     found: list[float] = []

@@ -11,7 +11,10 @@ SIZES = [(0, 1, 17, 33), (1, 2, 1, 1), (63, 2, 17, 33), (500, 1, 64, 48), (500, 
 
 
 def scene(N, C=1, width=64, height=48, *, seed=0, dtype=torch.float32):
-    """N Gaussians before C cameras; some lie off screen, behind a camera, or are too faint to see."""
+    """N Gaussians before C cameras; some lie off screen, behind a camera, or are too faint to see.
+
+    The first is large and in the middle, the second a point, the third far off to the side but wide.
+    """
     g = torch.Generator().manual_seed(seed)
 
     def uniform(*shape, low=0.0, high=1.0):
@@ -33,6 +36,10 @@ def scene(N, C=1, width=64, height=48, *, seed=0, dtype=torch.float32):
         "sh0": torch.randn(N, 1, 3, generator=g),
         "shN": 0.3 * torch.randn(N, 24, 3, generator=g),
     }
+    placed = (([0, 0, 0], [0.3, 0.2, 0.1]), ([0.1, 0.1, -1], [1e-5] * 3), ([7, 0.5, 0], [2.0, 3.0, 1.0]))
+    for row, (mean, size) in enumerate(placed[:N]):
+        tensors["means"][row], tensors["scales"][row] = torch.tensor(mean), torch.tensor(size)
+        tensors["opacities"][row] = 0.9
     return SimpleNamespace(width=width, height=height, **{k: v.to(dtype) for k, v in tensors.items()})
 
 
@@ -100,11 +107,11 @@ def alphas_by_pixel(f):
     return torch.where((f.radii > 0).all(-1)[:, None], alphas, 0.0)
 
 
-def beside_cutoffs(f):
+def beside_cutoffs(f, band=1e-4):
     """Pixels [C,H,W] where rounding may flip a decision, and the Gaussians [C,N] that such pixels hold.
 
-    The bands are relative, 1e-4 around ALPHA_MIN, ALPHA_MAX and T_MIN: float32 leaves an exponent of up
-    to ln(255) from terms ten times as large an error of about 1e-5.
+    The band is relative, around ALPHA_MIN, ALPHA_MAX and T_MIN: float32 leaves an exponent of up to
+    ln(255) from terms ten times as large an error of about 1e-5.
     """
     alphas = alphas_by_pixel(f)
     C, _, N = alphas.shape
@@ -113,6 +120,6 @@ def beside_cutoffs(f):
     through = torch.cumprod(1 - strong.gather(2, by_depth), 2)
     edge = torch.zeros(alphas.shape[:2], dtype=torch.bool)
     for values, cutoff in ((alphas, ALPHA_MIN), (alphas, ALPHA_MAX), (through, T_MIN)):
-        edge |= ((values / cutoff - 1).abs() < 1e-4).any(-1)
+        edge |= ((values / cutoff - 1).abs() < band).any(-1)
     touched = (edge[..., None] & (alphas > 0.99 * ALPHA_MIN)).any(1)
     return edge.view(C, f.height, f.width), touched

@@ -84,6 +84,29 @@ def test_cpu_agrees_with_reference_under_caps(knobs, isa):
     hold(blended(f, "cpu", torch.float32, **caps), expected, f, edges)
 
 
+@pytest.mark.parametrize("tile_size", [8, 16, 32])
+def test_cpu_finds_every_pixel_of_a_needle(tile_size, isa):
+    """Long thin Gaussians at every angle: a pixel that is passed over would miss 1/255 or more."""
+    g = torch.Generator().manual_seed(0)
+    f = flat(60, 1, 64, 48, 1)
+    angle, long, thin = torch.pi * torch.rand(60, generator=g), *(10 ** torch.rand(2, 60, generator=g))
+    R = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], -1).view(60, 2, 2)
+    cov = R @ torch.diag_embed(torch.stack([(4 * long) ** 2, (0.1 * thin) ** 2], -1)) @ R.mT
+    conics = torch.linalg.inv(cov.double())
+    f.conics = torch.stack([conics[:, 0, 0], conics[:, 0, 1], conics[:, 1, 1]], -1)[None].float()
+    f.means2d = (torch.rand(60, 2, generator=g) * torch.tensor([80.0, 60.0]) - 8)[None]
+    f.opacities, f.depths = torch.rand(1, 60, generator=g) * 0.6 + 0.05, torch.rand(1, 60, generator=g) + 1
+    reach = 2 * torch.log(255 * f.opacities[0])[:, None] * cov.diagonal(dim1=1, dim2=2)
+    f.radii = reach.sqrt()[None]
+    edge, _ = beside_cutoffs(f, band=1e-2)
+    found = {}
+    for backend, dtype in (("reference", torch.float64), ("cpu", torch.float32)):
+        f.tiles = tiles(f.means2d, f.radii, f.depths, 64, 48, tile_size=tile_size, backend=backend)
+        found[backend] = blended(f, backend, dtype)
+    assert 0.05 < found["reference"]["alpha"].mean() < 0.95 and edge.float().mean() < 0.2
+    assert_close("alpha", found["cpu"]["alpha"], found["reference"]["alpha"], 1e-3, where=~edge)
+
+
 @pytest.mark.parametrize("loss", ["image", "alpha"])
 def test_cpu_agrees_with_reference_when_one_output_is_used(loss, isa):
     """The gradient of the other output never arrives, and that of a sum arrives with strides of 0."""

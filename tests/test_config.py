@@ -1,0 +1,271 @@
+"""Composing, refusing, scaling, building: everything that is known of Hydra."""
+
+import ast
+import dataclasses
+import os
+from functools import cache
+from pathlib import Path
+
+import pytest
+import yaml
+
+import splatexp
+from splatexp.config import build, compose, conf_dir, load_run, loader
+from splatexp.explain import unknown
+from splatexp.options import known_keys, options
+from splatexp.run import Run
+from splatexp.schema import Refused
+
+GROUPS = sorted(folder.name for folder in conf_dir().iterdir() if folder.is_dir())
+PRESETS = sorted(path.stem for path in (conf_dir() / "preset").glob("*.yaml"))
+SEVERAL = ("regularizer", "tracker")
+
+
+def choose(group: str, name: str) -> str:
+    return f"{group}=[{name}]" if group in SEVERAL else f"{group}={name}"
+
+
+FILES = [(group, path.stem) for group in GROUPS for path in sorted((conf_dir() / group).iterdir())]
+
+
+@pytest.mark.parametrize(("group", "name"), FILES)
+def test_every_file_composes_and_builds(group, name):
+    words = [choose(group, name)] + (["data.path=/x"] if name in ("colmap", "transforms") else [])
+    run = build(compose(words))
+    assert isinstance(run, Run)
+    if group in options():
+        option = getattr(run, group)[name] if group in SEVERAL else getattr(run, group)
+        assert type(option) in options()[group].values()
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("words", [["densify=fixed"], ["schedule=full"], ["schedule=warmup", "tracker=[]"]])
+def test_presets_go_with_every_other_choice(preset, words):
+    assert build(compose([f"preset={preset}", *words])).steps > 0
+
+
+def test_every_option_has_its_file_and_every_file_a_comment_or_a_schema():
+    for group, classes in options().items():
+        files = {path.stem for path in (conf_dir() / group).glob("*.yaml")}
+        missing = {name for name in classes if name not in files and group != "schedule"}
+        assert not missing
+    for path in (conf_dir() / "preset").glob("*.yaml"):
+        assert path.read_text().startswith("# @package _global_\n# ")
+
+
+def test_the_values_of_the_presets():
+    def run(name: str) -> Run:
+        return build(compose([f"preset={name}"]))
+
+    low, balanced, high, inria = (run(name) for name in ("memory_low", "balanced", "quality_high", "inria"))
+    three = (low, balanced, high)
+    assert [r.data.downscale for r in three] == [4, 2, 1]
+    assert [r.densify.max_gaussians for r in three] == [1_500_000, 3_000_000, 6_000_000]
+    assert [r.densify.clone_max for r in three] == [20_000, 50_000, 75_000]
+    assert [r.densify.densify_add for r in three] == [100, 250, 500]
+    assert [r.densify.faint.threshold for r in three] == [0.03, 0.02, 0.015]
+    assert [r.model.sh_degree for r in three] == [2, 3, 4]
+    assert [r.raster.cull_radius_px for r in three] == [1.5, 1.0, 0.0]
+    assert high.schedule.factor(0) > 1 and high.schedule.factor(high.steps - 1) == 1  # full resolution late
+    control = inria.densify
+    assert (inria.steps, control.start, control.stop, control.every) == (30_000, 500, 15_000, 100)
+    assert all(r.densify.reset.value > r.densify.faint.threshold for r in three)  # else a reset prunes all
+
+
+def test_composing_gives_plain_objects():
+    run = build(compose(["regularizer=[opacity,scale]", "tracker=[csv]"]))
+    assert list(run.regularizer) == ["opacity", "scale"] and list(run.tracker) == ["csv"]
+    assert type(run.regularizer) is dict and type(run.schedule.factors) is list
+    assert type(run) is Run and type(run.densify) is options()["densify"]["adc"]
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("stpes=5", "stpes: no such key; did you mean steps?"),
+        ("+stpes=5", "stpes: no such key; did you mean steps?"),
+        ("++stpes=5", "stpes: no such key; did you mean steps?"),
+        ("densify.grwo.threshold=1", "densify.grwo: no such key; did you mean densify.grow?"),
+        ("+densify.grow.treshold=1", "did you mean densify.grow.threshold?"),
+        ("++loss={ssmi: 1}", "did you mean loss.ssim?"),
+        ("max_gaussians=10", "did you mean densify.max_gaussians?"),
+        ("densfy=adc", "did you mean densify?"),
+        ("+densfy=adc", "did you mean densify?"),
+        ("densify=acd", "densify=acd: no such option of densify; did you mean adc?"),
+        ("preset=qiuck", "did you mean quick?"),
+        ("tracker=[csv,tensorbord]", "did you mean tensorboard?"),
+        ("regularizer=[opacty]", "did you mean opacity?"),
+        ("regularizer.opacity.weight=1", "regularizer.opacity: needs regularizer=[opacity]"),
+        ("data.masks=false", "data.masks: needs data=colmap or data=transforms"),
+        ("tracker.csv.x=1", "tracker.csv.x: no such key; tracker.csv has none"),
+        ("tracker.csv=null", "tracker.csv: expected"),
+        ("steps=abc", "steps: expected a whole number, got 'abc'"),
+        ("steps=1e3", "write 1_000"),
+        ("steps=0", "steps: expected at least 1, got 0"),
+        ("steps=1,2", "need -m"),
+        ("steps", "expected key=value"),
+        ("=3", "expected key=value"),
+        ("steps=${nothing}", "steps: Interpolation key 'nothing' not found"),
+        ("raster.prefilter=flase", "expected true or false"),
+        (
+            "model.init=sfmm",
+            "model.init: expected one of auto, sfm, random, ply, got 'sfmm'; did you mean 'sfm'",
+        ),
+        ("schedule.means.kind=cosin", "schedule.means.kind: expected"),
+        ("schedule.until=5", "expected a list"),
+        ("objective=pnsr", "did you mean 'psnr'?"),
+        ("hydra.rn.dir=x", "did you mean hydra.run?"),
+        ("evaluate/every=3", "write it as evaluate.every="),
+        ("loss=l1", "loss: expected its settings one by one"),
+        ("~steps", "steps: a setting cannot be deleted"),
+        ("~data", "data"),
+        ("data=null", "expected the name of an option"),
+        ("data=colmap", "data.path: expected a value, got none"),
+        ("densify._target_=os.system", "cannot be set"),
+        ("+densify@data=fixed", "Merge error"),
+    ],
+)
+def test_refused_in_one_line(word, said):
+    with pytest.raises(Refused) as caught:
+        build(compose([word]))
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_misspelt_key_or_value_in_a_preset_is_refused(tmp_path):
+    folder = tmp_path / "preset"
+    folder.mkdir()
+    cases = {
+        "stpes: 5": "stpes: no such key; did you mean steps? (in preset/mine)",
+        "densify:\n  grwo: {threshold: 1}": "did you mean densify.grow? (in preset/mine)",
+        "steps: abc": "steps: expected a whole number, got 'abc' (in preset/mine)",
+        "defaults:\n  - override /dnsify: adc": "did you mean densify? (in preset/mine)",
+        "defaults:\n  - override /densify: acd": "did you mean adc?",
+    }
+    for text, said in cases.items():
+        (folder / "mine.yaml").write_text(f"# @package _global_\n{text}\n")
+        with pytest.raises(Refused) as caught:
+            loader(str(tmp_path)).job("config", ["preset=mine"])
+        assert said in str(caught.value)
+
+
+def test_an_option_from_outside_needs_only_its_target(tmp_path):
+    file = tmp_path / "densify" / "mine.yaml"
+    file.parent.mkdir()
+    file.write_text("_target_: splatexp.densify.strategy.Fixed\nmax_gaussians: 7\n")
+    cfg = loader(str(tmp_path)).job("config", ["densify=mine"])
+    assert build(cfg).densify == options()["densify"]["fixed"](max_gaussians=7)
+    file.write_text("_target_: splatexp.densify.strategy.Fixed\nmax_gausians: 7\n")
+    with pytest.raises(Refused, match=r"did you mean densify.max_gaussians\?"):
+        loader(str(tmp_path)).job("config", ["densify=mine"])
+
+
+def test_steps_stretch_windows_but_not_what_was_said():
+    plain = build(compose(["preset=inria", "schedule=progressive"]))
+    short = build(compose(["preset=inria", "schedule=progressive", "steps=3000", "densify.start=321"]))
+    assert plain.densify.stop == 15_000 and short.densify.stop == 1_500
+    assert plain.schedule.until == [3_000, 12_000] and short.schedule.until == [300, 1_200]
+    assert short.densify.start == 321
+    assert short.densify.every == plain.densify.every  # a cadence is no window
+    assert short.densify.large.start == 300 and short.densify.grow.start == 0
+    said = build(compose(["preset=inria", "steps=3000", "densify={start: 55}", "schedule.sh_every=7"]))
+    assert said.densify.start == 55 and said.schedule.sh_every == 7
+
+
+def test_windows_of_options_fit_the_steps_of_a_preset():
+    run = build(compose(["preset=quick"]))
+    share = run.steps / 30_000
+    assert run.densify.large.start == round(3000 * share)
+    chosen = build(compose(["preset=quick", "schedule=progressive"]))
+    assert chosen.schedule.until == [round(3_000 * share), round(12_000 * share)]
+    assert build(compose(["preset=quick", "steps=5"])).densify.start >= 1
+
+
+def test_paths_are_absolute_and_the_loader_follows_from_the_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos" / "sparse" / "0").mkdir(parents=True)
+    for name in ("cameras.bin", "images.bin"):
+        (tmp_path / "photos" / "sparse" / "0" / name).write_bytes(b"")
+    (tmp_path / "lego").mkdir()
+    (tmp_path / "lego" / "transforms.json").write_text("{}")
+    colmap, nerf = compose(["data.path=photos"]), compose(["data.path=./lego"])
+    assert colmap.data._target_.endswith("Colmap") and colmap.data.path == str(tmp_path / "photos")
+    assert nerf.data._target_.endswith("Transforms") and nerf.data.path == str(tmp_path / "lego")
+    (tmp_path / "empty").mkdir()
+    for name in ("nowhere", "empty"):
+        with pytest.raises(Refused, match=name):
+            compose([f"data.path={name}"])
+
+
+def test_a_run_comes_back_from_its_folder(tmp_path):
+    from omegaconf import OmegaConf
+
+    words = ["preset=memory_low", "steps=500", "regularizer=[scale]", "tracker=[csv,wandb]", "seed=3"]
+    cfg = compose(words)
+    (tmp_path / ".hydra").mkdir()
+    file = tmp_path / ".hydra" / "config.yaml"
+    OmegaConf.save(cfg, file)
+    assert load_run(tmp_path) == build(cfg)
+    text = file.read_text()
+    cases = (
+        (text + "stpes: 5\n", "did you mean steps"),
+        (text + "  - :", "config.yaml"),
+        ("[", "config.yaml"),
+    )
+    for broken, said in cases:
+        file.write_text(broken)
+        with pytest.raises(ValueError, match=said):
+            load_run(tmp_path)
+    with pytest.raises(FileNotFoundError, match="expected the folder of a run"):
+        load_run(tmp_path / "nowhere")
+
+
+def test_two_runs_of_one_second_get_two_folders(tmp_path):
+    from omegaconf import OmegaConf
+
+    texts = [OmegaConf.create({"dir": f"${{fresh:{tmp_path}/10-11-12}}"}) for _ in range(3)]
+    names = [cfg.dir for cfg in texts]
+    assert [os.path.basename(name) for name in names] == ["10-11-12", "10-11-12-2", "10-11-12-3"]
+    assert texts[0].dir == names[0] and all(os.path.isdir(name) for name in names)
+
+
+def test_the_nearest_key_is_a_sister_before_it_is_of_another_family():
+    keys = {"a": [], "a.start": [], "b": [], "b.stop": ["c=b"], "other": []}
+    assert unknown("a.stat", keys) == "a.stat: no such key; did you mean a.start?"
+    assert unknown("other.stp", keys) == "other.stp: no such key; did you mean b.stop?"
+    assert unknown("b.stop", keys) == "b.stop: needs c=b"
+    assert unknown("zzz", keys) == "zzz: no such key; there are a, b, other"
+
+
+def test_every_key_is_read_by_the_code():
+    keys = known_keys()
+    inner = {key.rpartition(".")[0] for key in keys} | {f"tracker.{name}" for name in options()["tracker"]}
+    leaves = [key for key in keys if key not in inner and key != "preset"]
+    assert not [key for key in leaves if key.rpartition(".")[2] not in names_in_code()]
+
+
+def test_every_field_of_every_option_is_a_key():
+    for group, classes in options().items():
+        for name, cls in classes.items():
+            place = f"{group}.{name}" if group in SEVERAL else group
+            assert all(f"{place}.{field.name}" in known_keys() for field in dataclasses.fields(cls))
+
+
+@cache
+def names_in_code() -> set[str]:
+    """Attributes that the package reads and words that it looks up, except in `__post_init__`, which checks."""
+    names = set()
+    for path in Path(splatexp.__file__).parent.rglob("*.py"):
+        tree = ast.parse(path.read_text())
+        checks = [node for node in ast.walk(tree) if getattr(node, "name", "") == "__post_init__"]
+        for node in set(ast.walk(tree)) - {part for check in checks for part in ast.walk(check)}:
+            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+                names.add(node.attr)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                names.add(node.value)
+    return names
+
+
+def test_only_yaml_in_conf():
+    files = [path for path in conf_dir().rglob("*") if path.is_file()]
+    assert {path.suffix for path in files} == {".yaml"}
+    assert all(isinstance(yaml.safe_load(path.read_text()), dict) for path in files)
