@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 
 import torch
-from splatexp_kernels.ssim import ssim
 from torch import Tensor
 
 from splatexp.choices import check_range
+from splatexp_kernels.ssim import ssim
 
 
 @dataclass

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from splatexp_kernels.adam import adam
 from torch import Tensor
 
 from splatexp.choices import check_range
 from splatexp.splats import PARAMS, Splats
+from splatexp_kernels.adam import adam
 
 
 @dataclass

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from splatexp_kernels.blend import Attribution, attribute, blend
-from splatexp_kernels.project import project
-from splatexp_kernels.sh import sh
-from splatexp_kernels.tiles import Tiles, tiles
 from torch import Tensor
 
 from splatexp.cameras import Camera
 from splatexp.choices import check_range
 from splatexp.splats import Splats
+from splatexp_kernels.blend import Attribution, attribute, blend
+from splatexp_kernels.project import project
+from splatexp_kernels.sh import sh
+from splatexp_kernels.tiles import Tiles, tiles
 
 
 @dataclass

@@ -152,8 +152,9 @@ class Run:
 def _use(threads: int, seed: int, backend: str) -> None:
     """Set threads and every seed, whatever an earlier run in this process has set."""
     import numpy as np
-    import splatexp_kernels
     import torch
+
+    import splatexp_kernels
 
     mine = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
     if (

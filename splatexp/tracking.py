@@ -197,11 +197,13 @@ class WandB:
 
     def start(self, config: dict[str, Any], folder: Path) -> None:
         """Begin a run of its own, also where a sweep has begun others in this process."""
-        import wandb
-
         mode: Any = os.environ.get("WANDB_MODE") or self.mode
         if mode == "auto":
             mode = "online" if _logged_in() else "offline"
+        if mode == "offline":  # and nothing is sent at all: wandb would report on itself
+            os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+        import wandb
+
         quiet = wandb.Settings(silent=True, console="off", init_timeout=20)
         settings = {"project": self.project, "name": self.name or None, "group": self.group or None}
         settings |= {"tags": self.tags, "config": config, "dir": str(folder), "settings": quiet}

@@ -1,8 +1,8 @@
 import pytest
 import torch
-from splatexp_kernels.ssim import ssim
 
 from splatexp.losses import Loss, psnr
+from splatexp_kernels.ssim import ssim
 
 RANDOM = torch.Generator().manual_seed(0)
 IMAGE, TARGET = torch.rand(2, 1, 14, 17, 3, generator=RANDOM)

@@ -1,6 +1,7 @@
 """Trackers: what they write, and that none of them can fail a run."""
 
 import csv
+import socket
 import warnings
 
 import numpy as np
@@ -45,9 +46,8 @@ def test_tensorboard_holds_curves_and_pictures(tmp_path):
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
         events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
-        curves = {
-            name: [(e.step, e.value) for e in events.Scalars(name)] for name in events.Tags()["scalars"]
-        }
+        names = events.Tags()["scalars"]
+        curves = {name: [(event.step, event.value) for event in events.Scalars(name)] for name in names}
         assert curves["loss"] == [(9, 0.5), (19, 0.25)] and curves["test_psnr"] == [(19, 22.0)]
         assert events.Tags()["images"] == ["view"]
 
@@ -57,12 +57,22 @@ def test_wandb_works_offline_and_says_nothing(tmp_path, capfd, monkeypatch):
     for name in ("WANDB_MODE", "WANDB_API_KEY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "no such file"))
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "")
+    monkeypatch.delenv("WANDB_ERROR_REPORTING")  # so that what the tracker sets is gone after the test
+    asked, look_up = [], socket.getaddrinfo
+
+    def watched(host, *rest, **more):
+        asked.append(host)
+        return look_up(host, *rest, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", watched)
     for folder in (tmp_path / "a", tmp_path / "b"):  # two runs in one process, as in a sweep
         folder.mkdir()
         use(WandB(), folder)
         assert list(folder.glob("wandb/offline-run-*/*.wandb"))
     seen = capfd.readouterr()
     assert not seen.out and not seen.err
+    assert set(asked) <= {"localhost", "127.0.0.1"}
 
 
 def test_wandb_goes_online_only_with_a_key(tmp_path, monkeypatch):

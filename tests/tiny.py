@@ -7,6 +7,8 @@ from splatexp.data.scene import Scene, View
 from splatexp.raster import Reference
 from splatexp.splats import Model, Splats
 
+torch.set_num_threads(1)  # a second thread has nothing to do here but wait for the first
+
 
 def points(count: int = 60, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     """Points [P,3] in a cube of side 2 and colours [P,3] in [0,1]."""

@@ -20,13 +20,14 @@ if importlib.util.find_spec("splatexp_kernels") is None:  # a checkout that is n
 
 import law  # noqa: E402
 import scaling  # noqa: E402
-import splatexp_kernels as sk  # noqa: E402
 import torch  # noqa: E402
 import workload  # noqa: E402
 from ops import OPS, works  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 from timing import peaks, timed  # noqa: E402
+
+import splatexp_kernels as sk  # noqa: E402
 
 TESTS = {
     **{op: [f"test_{op}.py"] for op in OPS},

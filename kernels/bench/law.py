@@ -10,10 +10,11 @@ that its ellipse reaches. Both are counted to the back of each tile, also where 
 from __future__ import annotations
 
 import torch
+from workload import Workload
+
 from splatexp_kernels.constants import ALPHA_MIN
 from splatexp_kernels.project import Projection, project
 from splatexp_kernels.tiles import Tiles, tiles
-from workload import Workload
 
 NANOSECONDS = {
     "gaussians": (75, 75),

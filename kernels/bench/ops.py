@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
+from workload import DEGREE, GROUPS, Workload, floats
+
 from splatexp_kernels.blend import attribute, blend
 from splatexp_kernels.project import project
 from splatexp_kernels.sh import sh
 from splatexp_kernels.ssim import ssim
 from splatexp_kernels.tiles import tiles
-from torch import Tensor
-from workload import DEGREE, GROUPS, Workload, floats
 
 OPS = ("project", "sh", "tiles", "blend", "ssim", "adam")
 

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from math import prod
 
 import torch
+from torch import Tensor
+
 from splatexp_kernels.adam import adam
 from splatexp_kernels.blend import blend
 from splatexp_kernels.project import project
 from splatexp_kernels.sh import sh
 from splatexp_kernels.ssim import ssim
 from splatexp_kernels.tiles import Tiles, tiles
-from torch import Tensor
 
 GROUPS = ("means", "quats", "scales", "opacities", "sh0", "shN")
 DEGREE = 3

@@ -1,4 +1,4 @@
-"""Constants that every backend of every op shares (3DGS, Kerbl et al. 2023, and its reference implementation).
+"""Constants that every backend of every op shares. Source: Kerbl et al. 2023 and the code of its authors.
 
 `kernels/cpp/constants.h` repeats them for C++; a test holds the two equal.
 """

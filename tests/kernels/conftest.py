@@ -1,8 +1,9 @@
 """Fixtures of the kernel tests: uninitialised memory is poisoned, and every backend gets its turn."""
 
 import pytest
-import splatexp_kernels as sk
 import torch
+
+import splatexp_kernels as sk
 
 ISAS = ("avx512", "avx2", "portable")
 

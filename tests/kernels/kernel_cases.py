@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import torch
+
 from splatexp_kernels.constants import ALPHA_MAX, ALPHA_MIN, T_MIN
 from splatexp_kernels.project import project
 from splatexp_kernels.tiles import tiles

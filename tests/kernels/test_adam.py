@@ -1,6 +1,7 @@
 import pytest
 import torch
 from kernel_cases import assert_close
+
 from splatexp_kernels.adam import adam
 
 SHAPES = [(0, 3), (1, 1), (63, 3), (500, 15, 3), (1000,), (4099, 1)]

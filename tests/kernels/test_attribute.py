@@ -1,6 +1,7 @@
 import pytest
 import torch
 from kernel_cases import assert_close, beside_cutoffs, flat
+
 from splatexp_kernels.blend import attribute, blend
 from splatexp_kernels.tiles import tiles
 

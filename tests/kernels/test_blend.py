@@ -4,6 +4,7 @@ from functools import lru_cache
 import pytest
 import torch
 from kernel_cases import assert_close, beside_cutoffs, flat, run
+
 from splatexp_kernels.blend import blend
 from splatexp_kernels.constants import ALPHA_MAX, ALPHA_MIN, T_MIN
 from splatexp_kernels.tiles import tiles

@@ -4,9 +4,10 @@ import re
 from pathlib import Path
 
 import pytest
-import splatexp_kernels as sk
 import torch
 from kernel_cases import flat, scene
+
+import splatexp_kernels as sk
 from splatexp_kernels import constants
 from splatexp_kernels.adam import adam
 from splatexp_kernels.blend import attribute, blend

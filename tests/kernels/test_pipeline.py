@@ -1,9 +1,10 @@
 """All ops in a row, from Gaussians to the gradients of a loss."""
 
 import pytest
-import splatexp_kernels as sk
 import torch
 from kernel_cases import assert_close, scene
+
+import splatexp_kernels as sk
 from splatexp_kernels.adam import adam
 from splatexp_kernels.blend import attribute, blend
 from splatexp_kernels.project import project

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from kernel_cases import assert_close, run, scene
+
 from splatexp_kernels.sh import sh
 
 

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from kernel_cases import assert_close, run
+
 from splatexp_kernels.ssim import ssim
 
 SHAPES = [

@@ -1,6 +1,7 @@
 """Adam in C++, one pass over memory."""
 
 import torch
+
 from splatexp_kernels import _cpu  # type: ignore[attr-defined]
 
 

@@ -1,13 +1,17 @@
 """Alpha blending in C++; gradients by hand (kernels/README.md, "blend")."""
 
 import torch
-from splatexp_kernels import _cpu  # type: ignore[attr-defined]
-from splatexp_kernels.blend.reference import Attribution
 from torch.autograd.function import once_differentiable
 
+from splatexp_kernels import _cpu  # type: ignore[attr-defined]
+from splatexp_kernels.blend.reference import Attribution
 
-def blend(means2d, conics, colors, opacities, tiles, width, height, *, background, max_splats_per_pixel, absgrad):
+
+def blend(
+    means2d, conics, colors, opacities, tiles, width, height, *, background, max_splats_per_pixel, absgrad
+):
     lists, radii = _lists(tiles, opacities.shape, width, height)
+    size = (width, height)
     images, D = [], _cpu.MAX_CHANNELS
     if absgrad is not None and colors.shape[2] > D:
         raise ValueError(f"absgrad: backend 'cpu' offers it for at most {D} channels, got {colors.shape[2]}")
@@ -17,7 +21,7 @@ def blend(means2d, conics, colors, opacities, tiles, width, height, *, backgroun
         behind = None if background is None else background[:, i : i + D]
         images.append(
             _Blend.apply(
-                means2d, conics, some, opacities, behind, lists, radii, (width, height), max_splats_per_pixel, absgrad
+                means2d, conics, some, opacities, behind, lists, radii, size, max_splats_per_pixel, absgrad
             )
         )
     image = images[0][0] if len(images) == 1 else torch.cat([image for image, _ in images], -1)
@@ -42,13 +46,25 @@ def attribute(
             torch.zeros(shape, dtype=torch.int32), torch.zeros(opacities.shape, dtype=torch.int32),
         )  # fmt: skip
         _cpu.attribute(
-            lists, means2d, conics, no_colors, opacities, radii, some, threshold, max_splats_per_pixel, records, pairs, *part
+            lists,
+            means2d,
+            conics,
+            no_colors,
+            opacities,
+            radii,
+            some,
+            threshold,
+            max_splats_per_pixel,
+            records,
+            pairs,
+            *part,
         )
         parts.append(part)
     if len(parts) == 1:
         return parts[0]
     return parts[0]._replace(
-        weighted=torch.cat([part.weighted for part in parts], -1), hits=torch.cat([part.hits for part in parts], -1)
+        weighted=torch.cat([part.weighted for part in parts], -1),
+        hits=torch.cat([part.hits for part in parts], -1),
     )
 
 
@@ -64,9 +80,21 @@ class _Blend(torch.autograd.Function):
         visited = torch.empty(lists.tiles, dtype=torch.int64)
         image, alpha = colors.new_empty(C, height, width, D), colors.new_empty(C, height, width, 1)
         _cpu.blend_forward(
-            lists, means2d, conics, colors, opacities, radii, background, max_splats_per_pixel, records, visited, image, alpha
+            lists,
+            means2d,
+            conics,
+            colors,
+            opacities,
+            radii,
+            background,
+            max_splats_per_pixel,
+            records,
+            visited,
+            image,
+            alpha,
         )
-        ctx.lists, ctx.visited, ctx.cap, ctx.absgrad, ctx.shape = lists, visited, max_splats_per_pixel, absgrad, (C, N, D)
+        ctx.lists, ctx.visited, ctx.cap = lists, visited, max_splats_per_pixel
+        ctx.absgrad, ctx.shape = absgrad, (C, N, D)
         ctx.save_for_backward(records, image, alpha)
         ctx.set_materialize_grads(False)
         return image, alpha
@@ -79,8 +107,8 @@ class _Blend(torch.autograd.Function):
         v_image = torch.zeros_like(image) if v_image is None else v_image.contiguous()
         v_alpha = None if v_alpha is None else v_alpha.contiguous()
         pairs = image.new_empty(ctx.lists.pairs, _cpu.PAIR_FLOATS)
-        v_means2d, v_conics, v_colors = image.new_zeros(C, N, 2), image.new_zeros(C, N, 3), image.new_zeros(C, N, D)
-        v_opacities = image.new_zeros(C, N)
+        v_means2d, v_conics = image.new_zeros(C, N, 2), image.new_zeros(C, N, 3)
+        v_colors, v_opacities = image.new_zeros(C, N, D), image.new_zeros(C, N)
         v_abs = None if ctx.absgrad is None else image.new_zeros(C, N, 2)
         _cpu.blend_backward(
             ctx.lists, records, ctx.visited, ctx.cap, image, alpha, v_image, v_alpha, pairs,

@@ -1,14 +1,28 @@
 """Projection in C++; gradients by hand (kernels/README.md, "project")."""
 
 import torch
-from splatexp_kernels import _cpu  # type: ignore[attr-defined]
-from splatexp_kernels.project.reference import Projection
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from splatexp_kernels import _cpu  # type: ignore[attr-defined]
+from splatexp_kernels.project.reference import Projection
+
 
 def project(
-    means, quats, scales, opacities, viewmats, Ks, width, height, *, eps2d, near, far, cull_radius_px, prefilter
+    means,
+    quats,
+    scales,
+    opacities,
+    viewmats,
+    Ks,
+    width,
+    height,
+    *,
+    eps2d,
+    near,
+    far,
+    cull_radius_px,
+    prefilter,
 ) -> Projection:
     settings = (width, height, eps2d, near, far, cull_radius_px, prefilter)
     return Projection(*_Project.apply(means, quats, scales, opacities, viewmats, Ks, settings))
@@ -19,7 +33,11 @@ class _Project(torch.autograd.Function):
     def forward(ctx, means, quats, scales, opacities, viewmats, Ks, settings):
         inputs = [t.contiguous() for t in (means, quats, scales, opacities, viewmats, Ks)]
         shape = (len(viewmats), len(means))
-        means2d, conics, radii = means.new_empty(*shape, 2), means.new_empty(*shape, 3), means.new_empty(*shape, 2)
+        means2d, conics, radii = (
+            means.new_empty(*shape, 2),
+            means.new_empty(*shape, 3),
+            means.new_empty(*shape, 2),
+        )
         depths, compensations = means.new_empty(shape), means.new_empty(shape)
         _cpu.project_forward(*inputs, *settings, means2d, conics, depths, radii, compensations)
         ctx.settings = settings

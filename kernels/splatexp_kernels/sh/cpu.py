@@ -1,9 +1,10 @@
 """Spherical harmonics in C++; gradients by hand (kernels/README.md, "sh")."""
 
 import torch
-from splatexp_kernels import _cpu  # type: ignore[attr-defined]
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from splatexp_kernels import _cpu  # type: ignore[attr-defined]
 
 
 def sh(degree, means, centers, sh0, shN, visible) -> Tensor:
@@ -31,6 +32,16 @@ class _Sh(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             partial = means.new_empty(-(-len(means) // _cpu.SH_BLOCK), len(centers), 3)
         _cpu.sh_backward(
-            ctx.degree, means, centers, shN, ctx.visible, colors, v_colors.contiguous(), v_means, v_sh0, v_shN, partial
+            ctx.degree,
+            means,
+            centers,
+            shN,
+            ctx.visible,
+            colors,
+            v_colors.contiguous(),
+            v_means,
+            v_sh0,
+            v_shN,
+            partial,
         )
         return v_means, None if partial is None else partial.sum(0), v_sh0, v_shN, None, None

@@ -1,9 +1,10 @@
 """SSIM in C++, one pass forward and one backward."""
 
 import torch
-from splatexp_kernels import _cpu  # type: ignore[attr-defined]
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from splatexp_kernels import _cpu  # type: ignore[attr-defined]
 
 
 def ssim(image, target) -> Tensor:
