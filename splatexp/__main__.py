@@ -8,7 +8,7 @@ import sys
 import warnings
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from splatexp import __version__
 from splatexp.config import Loader, build, conf_dir, loader, made
@@ -46,39 +46,60 @@ EXAMPLES = {
 }
 
 
+REFUSED = {
+    "experimental_rerun": "give the words of <folder>/.hydra/overrides.yaml again",
+    "config_path": "--config-dir adds a folder of your own",
+}
+
+
 def main() -> int:
     """Run the command of sys.argv.  Returns: the exit status, 2 for input that is refused."""
-    from hydra._internal.utils import get_args_parser
-
-    parser = get_args_parser()
-    if "--version" in sys.argv[1:]:
-        return _say(f"splatexp {__version__}")
-    args = parser.parse_args()
-    if args.help:
-        return _say(_help())
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
-        return _dispatch(args, parser)
+        return _command()
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
-        return _dispatch(args, parser)
+        return _command()
     except Refused as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # as in `--cfg job | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:  # no place for the run's folder
+        print(f"error: cannot write the run's folder: {error}", file=sys.stderr)
+        return 2
+
+
+def _command() -> int:
+    """Read the flags; what Hydra's own `main` does is done with our loader, and every error comes through."""
+    from hydra._internal.utils import get_args_parser
+
+    parser = get_args_parser()
+    parser.error = _refuse
+    if "--version" in sys.argv[1:]:
+        return _say(f"splatexp {__version__}")
+    args = parser.parse_args()
+    if args.help:
+        return _say(_help())
+    for flag, remedy in REFUSED.items():
+        if getattr(args, flag):
+            _refuse(f"--{flag.replace('_', '-')} is not supported: {remedy}")
+    return _dispatch(args, parser)
+
+
+def _refuse(message: str) -> NoReturn:
+    raise Refused(f"{message} (see --help)")
 
 
 def _dispatch(args: Namespace, parser: ArgumentParser) -> int:
-    """Do what Hydra's own `main` does, with our loader, and let every error through."""
+    """Do what the flags ask for.  Raises: whatever goes wrong."""
     import hydra.version
     from hydra._internal.hydra import Hydra
     from hydra.core.global_hydra import GlobalHydra
 
-    if args.experimental_rerun:
-        raise Refused(
-            "--experimental-rerun: not supported; give the words in <folder>/.hydra/overrides.yaml again"
-        )
     hydra.version.setbase("1.3")
     composer = loader(args.config_dir)
     app = Hydra("splatexp", composer)
@@ -97,6 +118,8 @@ def _dispatch(args: Namespace, parser: ArgumentParser) -> int:
             _run(app, composer, name, words, args.multirun)
     finally:
         GlobalHydra.instance().clear()
+        for folder in made:  # where nothing came into it, such as for `--cfg all --resolve`
+            _remove(folder, set())
     return 0
 
 

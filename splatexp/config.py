@@ -59,6 +59,8 @@ def _fresh(folder: str) -> str:
             os.makedirs(name)
         except FileExistsError:
             continue
+        except OSError:  # Hydra will meet it too, and says so
+            return name
         made.append(Path(name).absolute())
         return name
     raise AssertionError

@@ -71,8 +71,7 @@ def hardware() -> dict[str, Any]:
         "platform": platform.platform(),
         "cpu": _cpu_name(),
         "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "isa": _isa(),
+        **_kernels(),
         "memory_bytes": psutil.virtual_memory().total,
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
@@ -92,10 +91,12 @@ def _cpu_name() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def _isa() -> str | None:
-    try:
-        import splatexp_kernels
+def _kernels() -> dict[str, Any]:
+    """Threads and instruction set of the CPU kernels; of torch and none where they are not built."""
+    import splatexp_kernels
+    import torch
 
-        return splatexp_kernels.isa()
-    except (ImportError, AttributeError):  # the kernels are not built: the reference runs in torch
-        return None
+    try:
+        return {"threads": splatexp_kernels.get_num_threads(), "isa": splatexp_kernels.isa()}
+    except ImportError:
+        return {"threads": torch.get_num_threads(), "isa": None}

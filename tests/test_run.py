@@ -142,6 +142,14 @@ def test_a_full_disk_is_one_line_and_leaves_no_result(command, tmp_path, monkeyp
     assert (tmp_path / "out" / "metrics.csv").is_file() and not (tmp_path / "out" / "metrics.json").exists()
 
 
+def test_no_place_for_the_folder_is_one_line(command, tmp_path, capsys):
+    (tmp_path / "multirun").write_text("a file")
+    assert command(*BARE, "steps=2") == 2
+    assert command(*BARE, "steps=2", "hydra.run.dir=multirun/x") == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2 and all(line.startswith("error: cannot write the run's folder") for line in lines)
+
+
 def test_a_bug_keeps_its_traceback(command, monkeypatch):
     def broken(*_, **__):
         raise ValueError("a bug")
@@ -166,7 +174,16 @@ def test_cfg_and_info_show_what_would_run(command, tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "steps: 300\n" in shown and "  stop: 150\n" in shown
     assert command("--info", "defaults") == 0
-    assert "preset/quick" in capsys.readouterr().out and not list(tmp_path.iterdir())
+    assert "preset/quick" in capsys.readouterr().out
+    assert command("--cfg", "all", "--resolve") == 0
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("words", [["--cgf", "job"], ["--info", "all of it"], ["--config-path", "x"]])
+def test_flags_that_do_not_exist_are_refused_in_one_line(command, capsys, words):
+    assert command(*words) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and words[0] in line
 
 
 def test_examples_of_the_help_compose(tmp_path, monkeypatch):
