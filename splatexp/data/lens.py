@@ -51,6 +51,7 @@ class Lens:
 
     @property
     def distorted(self) -> bool:
+        """Whether it differs from a pinhole."""
         return self.fisheye or any((*self.radial, *self.divisor, *self.tangential))
 
     def resized(self, width: int, height: int) -> Lens:
