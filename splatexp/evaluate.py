@@ -90,7 +90,7 @@ def assess(
     """
     from splatexp.metrics import DEFINITIONS, metric_set, protocol
     from splatexp.provenance import provenance
-    from splatexp.render import save_turntable, save_view
+    from splatexp.render import save_view
 
     began = time.perf_counter()
     folder, settings = Path(folder), settings or Evaluate()
@@ -98,8 +98,7 @@ def assess(
     metrics, left_out = metric_set(settings.lpips_weights)
     rows = measure(splats, raster, scene, metrics, partial(save_view, folder) if settings.renders else None)
     if settings.turntable:
-        path = folder / "turntable.mp4"
-        save_turntable(path, splats, raster, scene, settings.turntable_frames, settings.turntable_fps)
+        left_out |= _film(folder / "turntable.mp4", splats, raster, scene, settings)
     return {
         **means(rows, metrics, left_out),
         "num_gaussians": len(splats),
@@ -107,7 +106,7 @@ def assess(
         "wall_seconds": None if wall_seconds is None else wall_seconds + time.perf_counter() - began,
         "peak_memory_bytes": peak_memory_bytes,
         "bytes_on_disk": {path.name: path.stat().st_size for path in sorted(folder.glob("point_cloud.*"))},
-        "protocol": protocol(loader.get("test_every"), loader.get("downscale", 1)),
+        "protocol": protocol(**_conditions(scene, loader)),
         "left_out": left_out,
         "scene": {
             "name": scene.name,
@@ -120,6 +119,32 @@ def assess(
         **provenance(),
         "definitions": DEFINITIONS,
         "per_view": rows,
+    }
+
+
+def _film(path: Path, splats: Splats, raster: Rasterizer, scene: Scene, settings: Evaluate) -> dict[str, str]:
+    """Film the turntable.  Returns: why it was left out, if it was; no film is worth the numbers."""
+    from splatexp.render import save_turntable
+
+    try:
+        save_turntable(path, splats, raster, scene, settings.turntable_frames, settings.turntable_fps)
+    except (RuntimeError, ValueError) as error:  # no ffmpeg, or a size that it cannot take
+        warnings.warn(f"turntable left out: {error}", stacklevel=2)
+        return {"turntable": str(error)}
+    return {}
+
+
+def _conditions(scene: Scene, loader: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a scene decides whether its numbers compare with others: the split that was taken, not the setting."""
+    names, held = sorted(view.name for view in scene.train + scene.test), {view.name for view in scene.test}
+    every = loader.get("test_every") or 0
+    regular = every and held == set(names[::every])
+    colours = {view.background for view in scene.test if view.alpha is not None}
+    return {
+        "split": f"every{every}" if regular else "own" if held else "none",
+        "downscale": loader.get("downscale", 1),
+        "masked": any(view.mask is not None for view in scene.test),
+        "background": "+".join(sorted("".join(f"{round(255 * x):02x}" for x in c) for c in colours)),
     }
 
 

@@ -31,6 +31,7 @@ def open_run(folder: str | Path) -> tuple[Run, Scene, Splats]:
     if not folder.is_dir():
         raise FileNotFoundError(f"run: expected the folder of a run, got {folder} (no such folder)")
     run = load_run(folder)
+    run.settle()
     params = load_ply(folder / "point_cloud.ply")
     scene = run.data.load()
     return run, scene, Splats(params, scene.extent)

@@ -42,15 +42,16 @@ DEFINITIONS = {
 }
 
 
-def protocol(test_every: int | None = None, downscale: int = 1) -> str:
-    """The id under which numbers compare: split, resize and a hash of `DEFINITIONS` and the metric packages.
+def protocol(split: str = "own", downscale: int = 1, masked: bool = False, background: str = "") -> str:
+    """The id under which numbers compare: split, resize, what counts, and a hash of `DEFINITIONS` and packages.
 
-    E.g. `splatexp-1.every8.x1.2f0c4a9b`; `own` stands for a data set that brings its own split.
+    E.g. `splatexp-1.every8.x1.2f0c4a9b`, or `splatexp-1.own.x2.masked.on-ffffff.2f0c4a9b` for a data set with its
+    own split, masks, and alpha composed on white.
     """
     versions = {name: metadata.version(name) for name in ("torchmetrics", "lpips")}
     digest = hashlib.sha256(json.dumps([DEFINITIONS, versions], sort_keys=True).encode()).hexdigest()
-    split = f"every{test_every}" if test_every else "own"
-    return f"splatexp-1.{split}.x{downscale}.{digest[:8]}"
+    parts = ["splatexp-1", split, f"x{downscale}", *["masked"] * masked]
+    return ".".join([*parts, *([f"on-{background}"] if background else []), digest[:8]])
 
 
 def psnr(image: Tensor, target: Tensor, mask: Tensor | None = None) -> float:

@@ -50,7 +50,8 @@ class Opacity(Regularizer):
 
     def penalty(self, render: Render) -> Tensor:
         """Mean of o^power."""
-        return render.opacities.mean() if self.power == 1 else render.opacities.pow(self.power).mean()
+        values = render.opacities if self.power == 1 else render.opacities.pow(self.power)
+        return values.sum() / max(len(values), 1)
 
 
 @dataclass
@@ -62,4 +63,4 @@ class Scale(Regularizer):
 
     def penalty(self, render: Render) -> Tensor:
         """Mean of s."""
-        return render.scales.mean()
+        return render.scales.sum() / max(render.scales.numel(), 1)

@@ -69,6 +69,10 @@ class Run:
         """Everything from loading to the summary, into `folder`.  Returns: what metrics.json holds."""
         return self.fit(*self.prepare(), folder, overrides)
 
+    def settle(self) -> None:
+        """Set threads and every seed of this process to those of the run."""
+        _use(self.threads, self.seed, self.raster.backend)
+
     def prepare(self) -> tuple[Scene, Splats]:
         """The scene and the first Gaussians; nothing is written.
 
@@ -76,7 +80,7 @@ class Run:
         """
         self._began = time.perf_counter()
         _forget_peak()
-        _use(self.threads, self.seed, self.raster.backend)
+        self.settle()
         scene = self.data.load()
         return scene, self.model(scene, self.seed)
 
@@ -156,15 +160,23 @@ def _use(threads: int, seed: int, backend: str) -> None:
 
     import splatexp_kernels
 
-    mine = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
-    if (
-        backend == "cpu"
-    ):  # torch gets one: its sums depend on their number, its pool disturbs that of the kernels
-        splatexp_kernels.set_num_threads(threads or len(mine))
+    if backend == "cpu":
+        splatexp_kernels.set_num_threads(threads or _processors())
+    # torch gets one of its own: its sums depend on their number, and its pool disturbs that of the kernels
     torch.set_num_threads(1 if backend == "cpu" else threads or 1)
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
+
+
+def _processors() -> int:
+    """Processors that this process may use: those it is bound to, or the share of a container where that is less."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return max(1, min(count, -(-int(quota) // int(period))))
+    except (OSError, ValueError):  # no cgroup, or "max"
+        return count
 
 
 def _forget_peak() -> None:
@@ -177,6 +189,11 @@ def _forget_peak() -> None:
 
 def _peak() -> int | None:
     """Peak resident memory of the process since then, bytes; None where the system does not tell."""
+    try:  # Linux; its ru_maxrss would count the program that started this one
+        status = Path("/proc/self/status").read_text()
+        return 1024 * int(status.partition("VmHWM:")[2].split()[0])
+    except (OSError, IndexError):
+        pass
     try:
         import resource
     except ImportError:

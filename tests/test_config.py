@@ -95,7 +95,7 @@ def test_composing_gives_plain_objects():
         ("preset=qiuck", "did you mean quick?"),
         ("tracker=[csv,tensorbord]", "did you mean tensorboard?"),
         ("regularizer=[opacty]", "did you mean opacity?"),
-        ("regularizer.opacity.weight=1", "regularizer.opacity: needs regularizer=[opacity]"),
+        ("regularizer.scale.weight=1", "regularizer.scale: needs regularizer=[scale]"),
         ("data.masks=false", "data.masks: needs data=colmap or data=transforms"),
         ("tracker.csv.x=1", "tracker.csv.x: no such key; tracker.csv has none"),
         ("tracker.csv=null", "tracker.csv: expected"),

@@ -43,7 +43,7 @@ def test_result_holds_what_the_protocol_asks_for(tmp_path: Path) -> None:
     assert saved["num_gaussians"] == 7 and saved["train_seconds"] == 1.5 and saved["wall_seconds"] > 2
     assert saved["peak_memory_bytes"] == 123 and saved["overrides"] == ["steps=3"]
     assert saved["bytes_on_disk"] == {"point_cloud.ply": (tmp_path / "point_cloud.ply").stat().st_size}
-    assert saved["protocol"].startswith("splatexp-1.every8.x2.") and saved["data"]["path"] == "somewhere"
+    assert saved["protocol"].startswith("splatexp-1.own.x2.") and saved["data"]["path"] == "somewhere"
     about = {"name": "ring", "train_views": 6, "test_views": 2, "data_sha256": world.fingerprint}
     assert saved["scene"] == about
     assert set(saved["left_out"]) == {"lpips_vgg", "lpips_alex", "lpips_vgg01"} and "lpips_vgg" not in saved

@@ -143,7 +143,8 @@ def test_lpips_is_the_packages_own(alex: Path, monkeypatch) -> None:
 
 
 def test_protocol_id_reads_and_follows_the_definitions(monkeypatch) -> None:
-    assert protocol(8, 2).startswith("splatexp-1.every8.x2.")
+    assert protocol("every8", 2).startswith("splatexp-1.every8.x2.")
+    assert protocol("own", 1, True, "ffffff").startswith("splatexp-1.own.x1.masked.on-ffffff.")
     assert protocol().startswith("splatexp-1.own.x1.")
     before = protocol()
     monkeypatch.setitem(metrics.DEFINITIONS, "clamp", "none")

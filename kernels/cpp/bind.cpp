@@ -7,6 +7,7 @@
 #include <nanobind/stl/vector.h>
 
 #include <chrono>
+#include <climits>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -91,12 +92,14 @@ double best_rate(int threads, F&& work) {
 
 double measure_fma_gflops(int threads) {
   nb::gil_scoped_release release;
+  if (threads < 1) threads = pool_threads();
   return best_rate(threads, [](int) { return ops->fma_gflops(4'000'000); }) * 1e-9;
 }
 
 // Read-modify-write over a buffer far larger than the caches: bytes read plus bytes written a second.
 double measure_bandwidth_gbs(int threads) {
   nb::gil_scoped_release release;
+  if (threads < 1) threads = pool_threads();
   const size_t n = size_t(48) << 20;
   std::vector<std::vector<float>> buffers;
   for (int i = 0; i < threads; i++) buffers.emplace_back(n / threads, 1.0f);
@@ -113,8 +116,8 @@ NB_MODULE(_cpu, m) {
 #if defined(__GLIBC__)
   // A training step allocates and frees the same large buffers again and again; handing them back to the system each
   // time would cost a page fault per 4 kB.
-  mallopt(M_MMAP_THRESHOLD, 32 << 20);
-  mallopt(M_TRIM_THRESHOLD, 1 << 30);
+  mallopt(M_MMAP_MAX, 0);
+  mallopt(M_TRIM_THRESHOLD, INT_MAX);
 #endif
   m.def("isa", [] { return std::string(ops->name); });
   m.def("set_isa", &set_isa, "name"_a);

@@ -302,7 +302,7 @@ void gather_pairs(const BlendArgs& a, int64_t begin, int64_t end) {
     a.v_conics[3 * o] = -0.5f * sum[3];
     a.v_conics[3 * o + 1] = -sum[4];
     a.v_conics[3 * o + 2] = -0.5f * sum[5];
-    a.v_opacities[o] = sum[0] / g[OPACITY];
+    a.v_opacities[o] = g[OPACITY] > 0 ? sum[0] / g[OPACITY] : 0.0f;
     for (int c = 0; c < D; c++) a.v_colors[o * D + c] = sum[6 + c];
     if (a.v_abs) a.v_abs[2 * o] = LN2 * sum[14], a.v_abs[2 * o + 1] = LN2 * sum[15];
   }
@@ -312,7 +312,7 @@ template <bool CAP>
 void attribute_tile(const BlendArgs& a, const Tile& t, const Lanes& lanes, int S) {
   using State = Pixels<MAX_MAPS>;  // own fields: the maps
   State p(a, t);
-  Footprint f;
+  Batch batch;
   const int M = a.M;
   t.for_block_rows(a, [&](int64_t pixel, int n, int b, int i) {
     for (int j = 0; j < n; j++)
@@ -321,17 +321,19 @@ void attribute_tile(const BlendArgs& a, const Tile& t, const Lanes& lanes, int S
   // a pair's slot: sum w, pixels, then per map sum w*map and hits; the maximum last
   const int64_t start = a.starts[t.index], end = a.ends[t.index];
   const int64_t beyond = t.index + 1 < a.C * a.tiles_x * a.tiles_y ? a.starts[t.index + 1] : a.P;
-  for (int64_t k = start; k < beyond; k++) {
+  for (int64_t k = start, j = 0, n = 0; k < beyond; k++, j++) {
     float* slot = a.pairs + (int64_t)a.slots[k] * PAIR_FLOATS;
-    if (k >= end || !p.live) {
+    if (j == n && k < end && p.live) n = Batch::fill(batch, a, t, lanes, k, end, S), j = 0;
+    const uint64_t mask = k < end && p.live ? batch.mask[j] & p.live : 0;
+    if (!mask) {
       std::memset(slot, 0, sizeof(float) * PAIR_FLOATS);
       continue;
     }
-    const float* g = a.records + (int64_t)a.ids[k] * S;
+    const Footprint& f = batch.f[j];
     vf sums[16], top = set1(0.0f);
     for (auto& s : sums) s = set1(0.0f);
-    for (uint64_t mask = Footprint::place(f, t, lanes, g) & p.live; mask; mask &= mask - 1) {
-      const int b = __builtin_ctzll(mask);
+    for (uint64_t rest = mask; rest; rest &= rest - 1) {
+      const int b = __builtin_ctzll(rest);
       for (int v = 0; v < VECTORS; v++) {
         const int i = v * LANES;
         Share s = composite<CAP>(Footprint::exponent(f, lanes, b, v), b, i, p, (float)a.max_splats_per_pixel);

@@ -12,8 +12,18 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 static inline void relax() { _mm_pause(); }
+// While it lives, this thread takes denormal numbers for zero: they say nothing here and cost a hundred cycles each
+// (the moments of a Gaussian that no view sees decay into them).
+struct NoDenormals {
+  unsigned before = _mm_getcsr();
+  NoDenormals() { _mm_setcsr(before | 0x8040); }
+  ~NoDenormals() { _mm_setcsr(before); }
+};
 #else
 static inline void relax() { std::this_thread::yield(); }
+struct NoDenormals {
+  ~NoDenormals() {}
+};
 #endif
 
 namespace {
@@ -55,6 +65,7 @@ struct Pool {
   }
 
   void work(uint64_t seen) {
+    NoDenormals guard;
     for (;;) {
       for (int i = 0; i < SPINS && calls.load(std::memory_order_acquire) == seen && !stop; i++) relax();
       if (calls.load(std::memory_order_acquire) == seen) {
@@ -127,6 +138,7 @@ void pool_set_threads(int n) {
 
 void pool_run(int64_t n, int64_t grain, void (*body)(void*, int64_t, int64_t), void* context) {
   if (n <= 0) return;
+  NoDenormals guard;
   if (n <= grain || inside || pool_threads() == 1) {
     for (int64_t begin = 0; begin < n; begin += grain) body(context, begin, std::min(begin + grain, n));
     return;

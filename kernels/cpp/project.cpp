@@ -112,7 +112,7 @@ void project_forward(const ProjectArgs& a) {
         ok = both(ok, both(gt(u + r_x, set1(0.0f)), lt(u - r_x, set1(camera.width))));
         ok = both(ok, both(gt(v + r_y, set1(0.0f)), lt(v - r_y, set1(camera.height))));
         ok = both(ok, both(both(finite(u), finite(v)), both(finite(r_x), finite(r_y))));
-        ok = both(ok, both(finite(visible_opacity), both(finite(inv), finite(s.c01))));
+        ok = both(ok, both(both(finite(visible_opacity), finite(s.det)), both(finite(inv), finite(s.c01))));
         if (a.cull_radius_px > 0) ok = both(ok, gt(vmax(r_x, r_y), set1(a.cull_radius_px)));
 
         int64_t o = c * a.N + i;

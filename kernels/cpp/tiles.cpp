@@ -68,14 +68,14 @@ void tiles_sort(TilesArgs& a) {
     int64_t offset[MAX_CHUNKS + 1] = {0};
     parallel_for(chunks.count, 1, [&](int64_t k, int64_t) {
       int64_t count = 0;
-      for (int64_t i = chunks.begin(k); i < chunks.begin(k + 1); i++) count += radii[2 * i] > 0;
+      for (int64_t i = chunks.begin(k); i < chunks.begin(k + 1); i++) count += radii[2 * i] > 0 && radii[2 * i + 1] > 0;
       offset[k + 1] = count;
     });
     for (int k = 0; k < chunks.count; k++) offset[k + 1] += offset[k];
     parallel_for(chunks.count, 1, [&](int64_t k, int64_t) {
       int64_t j = offset[k];
       for (int64_t i = chunks.begin(k); i < chunks.begin(k + 1); i++)
-        if (radii[2 * i] > 0) {
+        if (radii[2 * i] > 0 && radii[2 * i + 1] > 0) {
           std::memcpy(&keys[j].depth, &depths[i], 4);
           keys[j++].index = (int32_t)(c * a.N + i);
         }

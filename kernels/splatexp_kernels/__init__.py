@@ -7,9 +7,14 @@ CPU backend, which imports lazily: `import splatexp_kernels` needs no torch.
 from __future__ import annotations
 
 import importlib
+import os
 from types import ModuleType
 
 __all__ = ["extension", "get_num_threads", "isa", "isas", "set_isa", "set_num_threads"]
+
+# Large tensors on huge pages: filling 4 kB pages took half the time of a step with a million Gaussians. torch reads
+# this when it allocates for the first time.
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
 def extension() -> ModuleType:
