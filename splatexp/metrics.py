@@ -43,10 +43,10 @@ DEFINITIONS = {
 
 
 def protocol(split: str = "own", downscale: int = 1, masked: bool = False, background: str = "") -> str:
-    """The id under which numbers compare: split, resize, what counts, and a hash of `DEFINITIONS` and packages.
+    """The id under which numbers compare: split, resize, what counts, a hash of `DEFINITIONS` and packages.
 
-    E.g. `splatexp-1.every8.x1.2f0c4a9b`, or `splatexp-1.own.x2.masked.on-ffffff.2f0c4a9b` for a data set with its
-    own split, masks, and alpha composed on white.
+    E.g. `splatexp-1.every8.x1.2f0c4a9b`, or `splatexp-1.own.x2.masked.on-ffffff.2f0c4a9b` for a data set with
+    its own split, masks, and alpha composed on white.
     """
     versions = {name: metadata.version(name) for name in ("torchmetrics", "lpips")}
     digest = hashlib.sha256(json.dumps([DEFINITIONS, versions], sort_keys=True).encode()).hexdigest()

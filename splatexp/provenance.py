@@ -93,8 +93,9 @@ def _cpu_name() -> str:
 
 def _kernels() -> dict[str, Any]:
     """Threads and instruction set of the CPU kernels; of torch and none where they are not built."""
-    import splatexp_kernels
     import torch
+
+    import splatexp_kernels
 
     try:
         return {"threads": splatexp_kernels.get_num_threads(), "isa": splatexp_kernels.isa()}
