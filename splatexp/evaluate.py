@@ -135,7 +135,7 @@ def _film(path: Path, splats: Splats, raster: Rasterizer, scene: Scene, settings
 
 
 def _conditions(scene: Scene, loader: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a scene decides whether its numbers compare: the split that was taken, not the setting, and more."""
+    """What of a scene decides whether its numbers compare: the split as it was taken, masks, background."""
     names, held = sorted(view.name for view in scene.train + scene.test), {view.name for view in scene.test}
     every = loader.get("test_every") or 0
     regular = every and held == set(names[::every])

@@ -170,7 +170,7 @@ def _use(threads: int, seed: int, backend: str) -> None:
 
 
 def _processors() -> int:
-    """Processors that this process may use: those it is bound to, or a container's share where that is less."""
+    """Processors that this process may use: those it is bound to, or a container's share if less."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()

@@ -12,8 +12,8 @@ from types import ModuleType
 
 __all__ = ["extension", "get_num_threads", "isa", "isas", "set_isa", "set_num_threads"]
 
-# Large tensors on huge pages: filling 4 kB pages took a third of a step with a million Gaussians. torch reads this
-# when it allocates for the first time.
+# Large tensors on huge pages: filling 4 kB pages took a third of a step with a million Gaussians. torch reads
+# this when it allocates for the first time.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
