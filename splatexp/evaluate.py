@@ -81,7 +81,7 @@ def assess(
     Args:
         train_seconds: of training alone: no evaluation, I/O or compilation.
         wall_seconds: of everything up to this call; what passes in here is added.
-        peak_memory_bytes: of the whole run.
+        peak_memory_bytes: of loading and training.
         data: the loader (a dataclass); its split and downscale go into the protocol id.
         overrides: what was set on the command line.
 
