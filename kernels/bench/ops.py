@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 from workload import DEGREE, GROUPS, Workload, floats
 
-from splatexp_kernels.blend import attribute, blend
+from splatexp_kernels.blend import Attribution, attribute, blend
+from splatexp_kernels.noise import noise as langevin
 from splatexp_kernels.project import project
 from splatexp_kernels.sh import sh
 from splatexp_kernels.ssim import ssim
 from splatexp_kernels.tiles import tiles
 
-OPS = ("project", "sh", "tiles", "blend", "ssim", "adam")
+OPS = ("project", "sh", "tiles", "blend", "ssim", "adam", "noise")
 
 
 @dataclass
@@ -95,6 +96,13 @@ def works(w: Workload) -> Iterator[Work]:
 
     yield Work("blend", "attribute", attributed, contributions * 28, entries + pixels * 4, in_step=False)
 
+    def all_fields():
+        more = {"colors": geometry[2], "image": image, "target": w.target}
+        return attribute(flat[0], flat[1], geometry[3], t, *w.size, maps, want=Attribution._fields, **more)
+
+    # map 1, distance 5, largest weight 1, what leaving out does 36
+    yield Work("blend", "all fields", all_fields, contributions * 71, entries + pixels * 28, in_step=False)
+
     shown = image.detach().requires_grad_()
 
     def similarity():
@@ -117,6 +125,15 @@ def works(w: Workload) -> Iterator[Work]:
     yield Work("adam", "both", w.update, 13 * floats(*x.values()), 4 * 7 * floats(*x.values()))
     for name in GROUPS:
         x[name].grad = None
+
+    uid = torch.arange(N)
+
+    def shaken():
+        langevin(means, quats, scales, opacities, uid, rate=0.0, seed=0, step=0)
+
+    moved = float((100 * (opacities.detach() - 0.005) < 18.4).sum())  # the gate is open wider than 1e-8
+    # gate 15; four words 60 (of integers), two pairs of deviates 70, rotation 30, covariance times deviate 40
+    yield Work("noise", "both", shaken, 15 * N + 200 * moved, 4 * N + moved * 4 * 15, in_step=False)
 
 
 def _backward(outputs, inputs: list[Tensor], noise: torch.Generator) -> Callable[[], object]:

@@ -139,6 +139,7 @@ NB_MODULE(_cpu, m) {
   m.attr("PAIR_FLOATS") = PAIR_FLOATS;
   m.attr("MAX_CHANNELS") = MAX_CHANNELS;
   m.attr("MAX_MAPS") = MAX_MAPS;
+  m.attr("MAX_MAPS_RICH") = MAX_MAPS_RICH;
   m.def("record_floats", &blend_record_floats, "channels"_a);
 
   m.def("project_forward", [](Input means, Input quats, Input scales, Input opacities, Input viewmats, Input Ks, int width,
@@ -266,15 +267,22 @@ NB_MODULE(_cpu, m) {
     nb::gil_scoped_release release;
     ops->blend_backward(a);
   });
+  using MaybeInput = std::optional<Input>;
+  using MaybeFloats = std::optional<Floats>;
   m.def("attribute", [](const Lists& lists, Input means2d, Input conics, Input colors, Input opacities, Input radii, Input maps,
                         float threshold, int max_splats_per_pixel, Floats records, Floats pairs, Floats weight_sum,
-                        Floats weight_max, Floats weighted, Array<int32_t> hits, Array<int32_t> pixels) {
+                        Floats weight_max, Floats weighted, Array<int32_t> hits, Array<int32_t> pixels, MaybeFloats covered,
+                        std::optional<Array<int32_t>> dominant, MaybeFloats distance, MaybeFloats removal,
+                        MaybeFloats removal_loss, MaybeFloats sensitivity, MaybeInput image, MaybeInput target) {
     BlendArgs a = lists.a;
     a.D = (int)colors.shape(2), a.means2d = means2d.data(), a.conics = conics.data(), a.colors = colors.data();
     a.opacities = opacities.data(), a.radii = radii.data(), a.maps = maps.data(), a.M = (int)maps.shape(3);
     a.threshold = threshold, a.max_splats_per_pixel = max_splats_per_pixel, a.records = records.data(), a.pairs = pairs.data();
     a.weight_sum = weight_sum.data(), a.weight_max = weight_max.data(), a.weighted = weighted.data();
     a.hits = hits.data(), a.pixels = pixels.data();
+    a.covered = pointer(covered), a.dominant = pointer(dominant), a.distance = pointer(distance);
+    a.removal = pointer(removal), a.removal_loss = pointer(removal_loss), a.sensitivity = pointer(sensitivity);
+    a.image = const_cast<float*>(pointer(image)), a.target = pointer(target);
     nb::gil_scoped_release release;
     ops->blend_pack(a);
     ops->attribute(a);
@@ -308,5 +316,15 @@ NB_MODULE(_cpu, m) {
     a.bias2_sqrt = (float)bias2_sqrt, a.eps = (float)eps;
     nb::gil_scoped_release release;
     ops->adam_step(a);
+  });
+
+  m.def("noise", [](Floats means, Input quats, Input scales, Input opacities, Array<const int64_t> uid, float rate,
+                    float sharpness, float threshold, uint64_t seed, uint64_t step) {
+    NoiseArgs a{};
+    a.N = (int64_t)means.shape(0), a.means = means.data(), a.quats = quats.data(), a.scales = scales.data();
+    a.opacities = opacities.data(), a.uid = uid.data(), a.rate = rate, a.sharpness = sharpness, a.threshold = threshold;
+    a.seed = seed, a.step = step;
+    nb::gil_scoped_release release;
+    ops->noise(a);
   });
 }

@@ -1,7 +1,7 @@
-// Front-to-back alpha compositing (3DGS eq. 3), its gradient, and the attribution of pixels to Gaussians; the maths is in
-// kernels/README.md, "blend". A tile is cut into blocks of 4x4 pixels; a Gaussian visits only the blocks that its ellipse
-// reaches, found for all blocks of the tile at once. No atomics: a tile is computed by one worker, and what a Gaussian
-// gets from a tile goes into that pair's own slot, so the bits do not depend on the number of threads.
+// Front-to-back alpha compositing (3DGS eq. 3) and its gradient; the maths is in kernels/README.md, "blend". A tile is cut
+// into blocks of 4x4 pixels; a Gaussian visits only the blocks that its ellipse reaches, found for all blocks of the tile
+// at once. No atomics: a tile is computed by one worker, and what a Gaussian gets from a tile goes into that pair's own
+// slot, so the bits do not depend on the number of threads.
 #include "blend_tile.h"
 #include "constants.h"
 #include "ops.h"
@@ -152,61 +152,6 @@ void gather_pairs(const BlendArgs& a, int64_t begin, int64_t end) {
   }
 }
 
-template <bool CAP>
-void attribute_tile(const BlendArgs& a, const Tile& t, const Lanes& lanes, int S) {
-  using State = Pixels<MAX_MAPS>;  // own fields: the maps
-  State p(a, t);
-  Batch batch;
-  const int M = a.M;
-  t.for_block_rows(a, [&](int64_t pixel, int n, int b, int i) {
-    for (int j = 0; j < n; j++)
-      for (int m = 0; m < M; m++) p.at[b][State::OWN + m][i + j] = a.maps[(pixel + j) * M + m];
-  });
-  // a pair's slot: sum w, pixels, then per map sum w*map and hits; the maximum last
-  const int64_t start = a.starts[t.index], end = a.ends[t.index];
-  const int64_t beyond = t.index + 1 < a.C * a.tiles_x * a.tiles_y ? a.starts[t.index + 1] : a.P;
-  for (int64_t k = start, j = 0, n = 0; k < beyond; k++, j++) {
-    float* slot = a.pairs + (int64_t)a.slots[k] * PAIR_FLOATS;
-    if (j == n && k < end && p.live) n = Batch::fill(batch, a, t, lanes, k, end, S), j = 0;
-    const uint64_t mask = k < end && p.live ? batch.mask[j] & p.live : 0;
-    if (!mask) {
-      std::memset(slot, 0, sizeof(float) * PAIR_FLOATS);
-      continue;
-    }
-    const Footprint& f = batch.f[j];
-    vf sums[16], top = set1(0.0f);
-    for (auto& s : sums) s = set1(0.0f);
-    for (uint64_t rest = mask; rest; rest &= rest - 1) {
-      const int b = __builtin_ctzll(rest);
-      for (int v = 0; v < VECTORS; v++) {
-        const int i = v * LANES;
-        Share s = composite<CAP>(Footprint::exponent(f, lanes, b, v), b, i, p, (float)a.max_splats_per_pixel);
-        vf one = zero_unless(s.ok, set1(1.0f));
-        sums[0] = sums[0] + s.w, sums[1] = sums[1] + one, top = vmax(top, s.w);
-        for (int m = 0; m < M; m++) {
-          vf value = load(p.at[b][State::OWN + m] + i);
-          sums[2 + 2 * m] = fma(s.w, value, sums[2 + 2 * m]);
-          sums[3 + 2 * m] = sums[3 + 2 * m] + zero_unless(gt(value, set1(a.threshold)), one);
-        }
-      }
-    }
-    reduce16(sums, slot);
-    alignas(64) float each[LANES];
-    store(each, top);
-    float most = 0;
-    for (float x : each) most = x > most ? x : most;
-    slot[15] = most;
-  }
-}
-
-template <class F>
-void for_tiles(const BlendArgs& a, F&& f) {
-  parallel_for(a.C * a.tiles_x * a.tiles_y, 2, [&](int64_t begin, int64_t end) {
-    const Lanes lanes;
-    for (int64_t t = begin; t < end; t++) f(Tile(a, t), lanes);
-  });
-}
-
 // Channel counts are compiled one by one: the inner loops over channels unroll.
 template <class F>
 void with_channels(int D, F&& f) {
@@ -287,26 +232,6 @@ void blend_backward(const BlendArgs& a) {
       if (!cap && !abs) backward_tile<D, false, false>(a, t, l);
     });
     parallel_for(a.V, 1024, [&](int64_t begin, int64_t end) { gather_pairs<D>(a, begin, end); });
-  });
-}
-
-void attribute(const BlendArgs& a) {
-  const int S = blend_record_floats(a.D);
-  const bool cap = a.max_splats_per_pixel > 0;
-  for_tiles(a, [&](const Tile& t, const Lanes& l) { cap ? attribute_tile<true>(a, t, l, S) : attribute_tile<false>(a, t, l, S); });
-  parallel_for(a.V, 1024, [&](int64_t begin, int64_t end) {
-    for (int64_t j = begin; j < end; j++) {
-      float sum[PAIR_FLOATS] = {0};
-      for (int64_t k = a.first[j]; k < a.first[j + 1]; k++) {
-        const float* pair = a.pairs + k * PAIR_FLOATS;
-        for (int i = 0; i < 15; i++) sum[i] += pair[i];
-        sum[15] = pair[15] > sum[15] ? pair[15] : sum[15];
-      }
-      const int64_t o = a.order[j];
-      a.weight_sum[o] = sum[0], a.weight_max[o] = sum[15], a.pixels[o] = (int32_t)sum[1];
-      for (int m = 0; m < a.M; m++)
-        a.weighted[o * a.M + m] = sum[2 + 2 * m], a.hits[o * a.M + m] = (int32_t)sum[3 + 2 * m];
-    }
   });
 }
 

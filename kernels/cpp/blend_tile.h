@@ -1,8 +1,9 @@
 // A tile of the picture while Gaussians are composited into it: its blocks of 4x4 pixels, where a Gaussian reaches them,
-// the state of its pixels, and the one step that all passes of blend.cpp share. The maths is in kernels/README.md, "blend".
+// the state of its pixels, and the one step that all passes of blend.cpp and attribute.cpp share. The maths is in kernels/README.md, "blend".
 #pragma once
 #include "constants.h"
 #include "ops.h"
+#include "parallel.h"
 #include "simd.h"
 
 namespace SPLATEXP_ISA {
@@ -122,7 +123,7 @@ struct Pixels {
 // What one Gaussian does at LANES pixels.
 struct Share {
   vm ok;  // pixels that take it
-  vf alpha, w;
+  vf T, alpha, w;  // transmittance before it
 };
 
 template <bool CAP, class State>
@@ -131,12 +132,12 @@ INLINE Share composite(vf exponent, int b, int i, State& p, float cap) {
   float(&at)[State::FIELDS][BLOCK_PIXELS] = p.at[b];
   vm m = ge(exponent, load(at[State::GATE] + i));
   s.alpha = vmin(exp2v(exponent), set1(ALPHA_MAX));
-  vf T = load(at[State::T] + i);
-  s.w = T * s.alpha;
-  vf next = T - s.w;
+  s.T = load(at[State::T] + i);
+  s.w = s.T * s.alpha;
+  vf next = s.T - s.w;
   s.ok = both(m, gt(next, set1(T_MIN)));
   vm done = without(m, s.ok);
-  store(at[State::T] + i, select(s.ok, next, T));
+  store(at[State::T] + i, select(s.ok, next, s.T));
   s.w = zero_unless(s.ok, s.w);
   if (CAP) {  // this Gaussian is still taken, the next is not
     vf n = load(at[State::TAKEN] + i) + zero_unless(s.ok, set1(1.0f));
@@ -164,6 +165,14 @@ struct Batch {
     return n;
   }
 };
+
+template <class F>
+void for_tiles(const BlendArgs& a, F&& f) {
+  parallel_for(a.C * a.tiles_x * a.tiles_y, 2, [&](int64_t begin, int64_t end) {
+    const Lanes lanes;
+    for (int64_t t = begin; t < end; t++) f(Tile(a, t), lanes);
+  });
+}
 
 }  // namespace
 }  // namespace SPLATEXP_ISA

@@ -66,10 +66,14 @@ struct BlendArgs {
   float threshold;
   float *weight_sum, *weight_max, *weighted;  // [C,N] [C,N] [C,N,M]
   int32_t *hits, *pixels;                     // [C,N,M] [C,N]
+  float *covered, *distance;                  // [C,N,M] [C,N], these and what follows: nullptr = not wanted
+  int32_t* dominant;                          // [C,N]
+  const float* target;                        // [C,H,W,3], for the last three, with colors and image
+  float *removal, *removal_loss, *sensitivity;  // [C,N]
 };
 constexpr int PAIR_FLOATS = 16;
 constexpr int MAX_CHANNELS = 8;
-constexpr int MAX_MAPS = 6;
+constexpr int MAX_MAPS = 6, MAX_MAPS_RICH = 2;  // of one pass; rich: with any field that need not be wanted
 
 struct SsimArgs {
   int64_t C;
@@ -90,6 +94,15 @@ struct AdamArgs {
   float step_size, rate1, rate2, bias2_sqrt, eps;  // rate = 1 - beta, rounded once
 };
 
+struct NoiseArgs {
+  int64_t N;
+  float* means;                                     // [N,3]
+  const float *quats, *scales, *opacities;          // [N,4] [N,3] [N]
+  const int64_t* uid;                               // [N]
+  float rate, sharpness, threshold;
+  uint64_t seed, step;
+};
+
 #define SPLATEXP_OPS(X)                                                                                             \
   X(project_forward, const ProjectArgs&)                                                                            \
   X(project_backward, const ProjectArgs&)                                                                           \
@@ -103,7 +116,8 @@ struct AdamArgs {
   X(attribute, const BlendArgs&)                                                                                    \
   X(ssim_forward, const SsimArgs&)                                                                                  \
   X(ssim_backward, const SsimArgs&)                                                                                 \
-  X(adam_step, const AdamArgs&)
+  X(adam_step, const AdamArgs&)                                                                                     \
+  X(noise, const NoiseArgs&)
 
 struct Ops {
   const char* name;

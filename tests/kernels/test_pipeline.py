@@ -6,7 +6,7 @@ from kernel_cases import assert_close, scene
 
 import splatexp_kernels as sk
 from splatexp_kernels.adam import adam
-from splatexp_kernels.blend import attribute, blend
+from splatexp_kernels.blend import Attribution, attribute, blend
 from splatexp_kernels.project import project
 from splatexp_kernels.sh import sh
 from splatexp_kernels.ssim import ssim
@@ -34,7 +34,10 @@ def step(s, backend, dtype, degree=3):
     loss = 1 - ssim(image, target, backend=backend).mean() + (image - target).abs().mean() + alpha.mean()
     loss.backward()
     found = {"image": image, "alpha": alpha, "absgrad": absgrad, "loss": loss[None]}
-    found |= attribute(p.means2d, p.conics, shown, t, maps=target, **view)._asdict()
+    found |= attribute(
+        p.means2d, p.conics, shown, t, maps=target, want=Attribution._fields, colors=colors,
+        image=image[..., :3], target=target[..., :3], **view,
+    )._asdict()  # fmt: skip
     for name, leaf in leaves.items():
         found[f"v_{name}"] = leaf.grad
     for name in TRAINED:

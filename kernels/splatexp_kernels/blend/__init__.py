@@ -1,13 +1,15 @@
 """Front-to-back alpha blending of projected Gaussians, and their share in the pixels."""
 
+from collections.abc import Collection
+
 import torch
 from torch import Tensor
 
 from splatexp_kernels import door
-from splatexp_kernels.blend.reference import Attribution
+from splatexp_kernels.blend.reference import ALWAYS, LEFT_OUT, Attribution
 from splatexp_kernels.tiles.reference import Tiles
 
-__all__ = ["Attribution", "attribute", "blend"]
+__all__ = ["ALWAYS", "LEFT_OUT", "Attribution", "attribute", "blend"]
 
 
 def blend(
@@ -31,8 +33,8 @@ def blend(
         conics: [C,N,3] px^-2, the inverse 2D covariance [[a, b], [b, c]].
         colors: [C,N,D] any D from 1 on; depths or features may stand among them.
         opacities: [C,N] in [0,1], compensated already.
-        tiles: from `tiles` for the same Gaussians and image size; outside its box of `radii` a Gaussian may
-            be missing, so `project` must have seen opacities no smaller than these.
+        tiles: from `tiles` for the same Gaussians and image size, whose `radii` are those of these opacities:
+            `project` must have seen them. Backend `cpu` loses parts of Gaussians where they differ.
         width, height: the image, px.
         background: [C,D] shown through what remains transparent; None: 0.
         max_splats_per_pixel: where above 0, a pixel stops after that many contributions.
@@ -69,6 +71,10 @@ def attribute(
     *,
     threshold: float = 0.0,
     max_splats_per_pixel: int = 0,
+    want: Collection[str] = (),
+    colors: Tensor | None = None,
+    image: Tensor | None = None,
+    target: Tensor | None = None,
     backend: str = "cpu",
 ) -> Attribution:
     """Share of N Gaussians in M pixel maps per image, with the exact weights of `blend`. No gradients.
@@ -77,14 +83,22 @@ def attribute(
         means2d, conics, opacities, tiles, width, height, max_splats_per_pixel: as for `blend`.
         maps: [C,H,W,M] pixel values, such as errors or edges; M may be 0.
         threshold: a map's pixel above it counts as a hit.
+        want: names of further fields of `Attribution`; the first five always come, each other costs time.
+        colors: [C,N,3] as blended.
+        image: [C,H,W,3] that `blend` made of them, its background included.
+        target: [C,H,W,3] what the image should be. These three are for the fields LEFT_OUT.
 
     Returns: Attribution.
     Raises: ValueError, TypeError for arguments; RuntimeError, ImportError for a missing backend.
-    Source: Rota Bulo et al. 2024, "Revising Densification", eq. 5 (sum of weight times error).
+    Source: Rota Bulo et al. 2024, "Revising Densification", eq. 5 (sum of weight times error); covered,
+        distance: Mallick et al. 2024, "Taming 3DGS"; dominant: Fang and Wang 2024, "Mini-Splatting"; removal:
+        "GaussianPOP" 2026; sensitivity: Hanson et al. 2025, "Speedy-Splat".
+    Differs: sensitivity is 0 where alpha is clamped, as its derivative is.
     """
     tensors = {
         "means2d": (means2d, "C N 2"), "conics": (conics, "C N 3"), "opacities": (opacities, "C N"),
-        "maps": (maps, "C H W M"),
+        "maps": (maps, "C H W M"), "colors": (colors, "C N 3"), "image": (image, "C H W 3"),
+        "target": (target, "C H W 3"),
     }  # fmt: skip
     sizes = door.check(backend, tensors)
     if (sizes["H"], sizes["W"]) != (height, width):
@@ -92,10 +106,25 @@ def attribute(
     door.check_range("threshold", threshold, -torch.inf)
     door.check_range("max_splats_per_pixel", max_splats_per_pixel, 0)
     _check_tiles(tiles, sizes["C"], width, height)
+    left_out = _left_out(want, {"colors": colors, "image": image, "target": target})
     return door.implementation("blend", backend).attribute(
         means2d.detach(), conics.detach(), opacities.detach(), tiles, width, height, maps.detach(),
-        threshold=threshold, max_splats_per_pixel=max_splats_per_pixel,
+        threshold=threshold, max_splats_per_pixel=max_splats_per_pixel, want=want, **left_out,
     )  # fmt: skip
+
+
+def _left_out(want: Collection[str], inputs: dict[str, Tensor | None]) -> dict[str, Tensor | None]:
+    """What the fields LEFT_OUT are made of, detached; None where they are not wanted."""
+    for name in want:
+        if name not in Attribution._fields:
+            raise ValueError(f"want: expected names among {', '.join(Attribution._fields)}, got {name!r}")
+    names = [name for name in LEFT_OUT if name in want]
+    if not names:
+        return dict.fromkeys(inputs)
+    for name, tensor in inputs.items():
+        if tensor is None:
+            raise ValueError(f"{name}: expected a tensor where want has {', '.join(names)}, got None")
+    return {name: tensor if tensor is None else tensor.detach() for name, tensor in inputs.items()}
 
 
 def _check_tiles(tiles: Tiles, cameras: int, width: int, height: int) -> None:

@@ -4,7 +4,10 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from splatexp_kernels import _cpu  # type: ignore[attr-defined]
-from splatexp_kernels.blend.reference import Attribution
+from splatexp_kernels.blend.reference import ALWAYS, Attribution
+
+FIELDS = Attribution._fields
+MAPPED, COUNTS = ("weighted", "hits", "covered"), ("hits", "pixels", "dominant")
 
 
 def blend(
@@ -30,42 +33,38 @@ def blend(
 
 @torch.no_grad()
 def attribute(
-    means2d, conics, opacities, tiles, width, height, maps, *, threshold, max_splats_per_pixel
-) -> Attribution:
+    means2d, conics, opacities, tiles, width, height, maps,
+    *, threshold, max_splats_per_pixel, want, colors, image, target,
+) -> Attribution:  # fmt: skip
     lists, radii = _lists(tiles, opacities.shape, width, height)
     means2d, conics, opacities = means2d.contiguous(), conics.contiguous(), opacities.contiguous()
-    no_colors = opacities.new_zeros(*opacities.shape, 1)
-    records = opacities.new_empty(len(tiles.order), _cpu.record_floats(1))
+    colors = opacities.new_zeros(*opacities.shape, 1) if colors is None else colors.contiguous()
+    image, target = (None if picture is None else picture.contiguous() for picture in (image, target))
+    records = opacities.new_empty(len(tiles.order), _cpu.record_floats(colors.shape[2]))
     pairs = opacities.new_empty(len(tiles.ids), _cpu.PAIR_FLOATS)
-    parts = []
-    for i in range(0, max(maps.shape[3], 1), _cpu.MAX_MAPS):
-        some = maps[..., i : i + _cpu.MAX_MAPS].contiguous()
-        shape = (*opacities.shape, some.shape[3])
-        part = Attribution(
-            torch.zeros_like(opacities), torch.zeros_like(opacities), opacities.new_zeros(shape),
-            torch.zeros(shape, dtype=torch.int32), torch.zeros(opacities.shape, dtype=torch.int32),
-        )  # fmt: skip
+    wanted, parts, at_once = {*ALWAYS, *want}, [], _cpu.MAX_MAPS
+    if wanted != {*ALWAYS}:
+        at_once = _cpu.MAX_MAPS_RICH
+    for i in range(0, max(maps.shape[3], 1), at_once):
+        some = maps[..., i : i + at_once].contiguous()
+        part = Attribution(*(_zeros(name, opacities, some) if name in wanted else None for name in FIELDS))
         _cpu.attribute(
-            lists,
-            means2d,
-            conics,
-            no_colors,
-            opacities,
-            radii,
-            some,
-            threshold,
-            max_splats_per_pixel,
-            records,
-            pairs,
-            *part,
-        )
+            lists, means2d, conics, colors, opacities, radii, some, threshold, max_splats_per_pixel,
+            records, pairs, *part, image, target,
+        )  # fmt: skip
         parts.append(part)
+        wanted &= {*ALWAYS, "covered"}  # what has no maps is in the first part
     if len(parts) == 1:
         return parts[0]
     return parts[0]._replace(
-        weighted=torch.cat([part.weighted for part in parts], -1),
-        hits=torch.cat([part.hits for part in parts], -1),
+        **{name: torch.cat([getattr(part, name) for part in parts], -1) for name in MAPPED if name in wanted}
     )
+
+
+def _zeros(name, opacities, maps):
+    """A field of `Attribution` before any pixel."""
+    shape = (*opacities.shape, maps.shape[3]) if name in MAPPED else opacities.shape
+    return opacities.new_zeros(shape, dtype=torch.int32 if name in COUNTS else None)
 
 
 class _Blend(torch.autograd.Function):

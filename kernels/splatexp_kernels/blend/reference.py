@@ -16,13 +16,27 @@ from splatexp_kernels.constants import ALPHA_MAX, ALPHA_MIN, T_MIN
 
 
 class Attribution(NamedTuple):
-    """What each Gaussian contributed to C images, summed over pixels."""
+    """What each Gaussian contributed to C images, summed over the pixels it contributes to; None: not wanted.
+
+    The last three say what leaving it out would do, all others staying as they are: the image would lose
+    dC = alpha dC/dalpha, and r = image - target becomes r - dC.
+    """
 
     weight_sum: Tensor  # [C,N] sum of w
-    weight_max: Tensor  # [C,N] largest w
+    weight_max: Tensor | None  # [C,N] largest w
     weighted: Tensor  # [C,N,M] sum of w * map
-    hits: Tensor  # [C,N,M] int32, pixels that it contributes to where map > threshold
-    pixels: Tensor  # [C,N] int32, pixels that it contributes to
+    hits: Tensor | None  # [C,N,M] int32, pixels where map > threshold
+    pixels: Tensor | None  # [C,N] int32, pixels
+    covered: Tensor | None = None  # [C,N,M] sum of map
+    dominant: Tensor | None = None  # [C,N] int32, pixels where its w is the largest; the nearest of equals
+    distance: Tensor | None = None  # [C,N] px, sum of |pixel centre - means2d|
+    removal: Tensor | None = None  # [C,N] sum of |dC|^2
+    removal_loss: Tensor | None = None  # [C,N] sum of |r - dC|^2 - |r|^2; below 0 where it does harm
+    sensitivity: Tensor | None = None  # [C,N] sum of (sum over channels of dC/dg)^2, alpha = opacity g
+
+
+ALWAYS = ("weight_sum", "weight_max", "weighted", "hits", "pixels")  # fields that need not be wanted
+LEFT_OUT = ("removal", "removal_loss", "sensitivity")  # fields that need colors, image and target
 
 
 def blend(
@@ -35,7 +49,7 @@ def blend(
         offsets = _offsets(pixels, means2d[splats], width, height)
         if absgrad is not None and offsets.requires_grad:
             offsets.register_hook(_adder(absgrad, splats))
-        weights, through = _weights(offsets, conics[splats], opacities[splats], max_splats_per_pixel)
+        weights, _, through = _weights(offsets, conics[splats], opacities[splats], max_splats_per_pixel)
         rows.append(pixels)
         values.append(torch.cat([weights @ colors.flatten(0, 1)[splats], through], 1))
 
@@ -51,30 +65,46 @@ def blend(
 
 @torch.no_grad()
 def attribute(
-    means2d, conics, opacities, tiles, width, height, maps, *, threshold, max_splats_per_pixel
-) -> Attribution:
+    means2d, conics, opacities, tiles, width, height, maps,
+    *, threshold, max_splats_per_pixel, want, colors, image, target,
+) -> Attribution:  # fmt: skip
     C, N = opacities.shape
     M = maps.shape[-1]
     means2d, conics, opacities = means2d.flatten(0, 1), conics.flatten(0, 1), opacities.flatten()
     maps = maps.flatten(0, 2)
-    weight_sum, weight_max = torch.zeros_like(opacities), torch.zeros_like(opacities)
-    weighted, hits, touched = (opacities.new_zeros(C * N, size) for size in (M, M, 1))
+    sums = {name: torch.zeros_like(opacities) for name in Attribution._fields}
+    sums |= {name: opacities.new_zeros(C * N, M) for name in ("weighted", "hits", "covered")}
     for pixels, splats in _walk(tiles, C, width, height):
         offsets = _offsets(pixels, means2d[splats], width, height)
-        weights, _ = _weights(offsets, conics[splats], opacities[splats], max_splats_per_pixel)
+        weights, alphas, _ = _weights(offsets, conics[splats], opacities[splats], max_splats_per_pixel)
         used = (weights > 0).to(maps.dtype)
-        weight_sum[splats] += weights.sum(0)
-        weight_max[splats] = torch.maximum(weight_max[splats], weights.amax(0))
-        weighted[splats] += weights.mT @ maps[pixels]
-        hits[splats] += used.mT @ (maps[pixels] > threshold).to(maps.dtype)
-        touched[splats] += used.sum(0)[:, None]
-    return Attribution(
-        weight_sum.view(C, N),
-        weight_max.view(C, N),
-        weighted.view(C, N, M),
-        hits.view(C, N, M).int(),
-        touched.view(C, N).int(),
-    )
+        sums["weight_sum"][splats] += weights.sum(0)
+        sums["weight_max"][splats] = torch.maximum(sums["weight_max"][splats], weights.amax(0))
+        sums["weighted"][splats] += weights.mT @ maps[pixels]
+        sums["hits"][splats] += used.mT @ (maps[pixels] > threshold).to(maps.dtype)
+        sums["pixels"][splats] += used.sum(0)
+        sums["covered"][splats] += used.mT @ maps[pixels]
+        sums["distance"][splats] += (used * offsets.norm(dim=-1)).sum(0)
+        if len(splats):
+            most = torch.nn.functional.one_hot(weights.argmax(1), len(splats))  # the first of equals
+            sums["dominant"][splats] += (used * most).sum(0)
+        if colors is not None:
+            loss = _loss_without(weights, alphas, colors.flatten(0, 1)[splats], image.flatten(0, 2)[pixels])
+            residual = (image - target).flatten(0, 2)[pixels, None]
+            slope = (loss / alphas.clamp_min(ALPHA_MIN)[..., None]).sum(-1) * opacities[splats]
+            sums["removal"][splats] += loss.square().sum((0, 2))
+            sums["removal_loss"][splats] += (loss.square() - 2 * loss * residual).sum((0, 2))
+            sums["sensitivity"][splats] += torch.where(alphas < ALPHA_MAX, slope, 0).square().sum(0)
+    counts = {name: sums[name].int() for name in ("hits", "pixels", "dominant")}
+    found = {name: tensor.unflatten(0, (C, N)) for name, tensor in (sums | counts).items()}
+    return Attribution(**{name: found[name] for name in Attribution._fields if name in (*ALWAYS, *want)})
+
+
+def _loss_without(weights, alphas, colors, image):
+    """What the pixels' colors [p,k,D] lose without a Gaussian, the others as they are; image [p,D]."""
+    shares = weights[..., None] * colors
+    behind = image[:, None] - shares.cumsum(1)  # with the background
+    return shares - (alphas / (1 - alphas))[..., None] * behind
 
 
 def _walk(tiles, cameras, width, height):
@@ -98,7 +128,7 @@ def _offsets(pixels, means2d, width, height):
 
 
 def _weights(offsets, conics, opacities, max_splats_per_pixel):
-    """Weights [p,k] of Gaussians in pixels, and what shines through behind them all [p,1]."""
+    """Weights and alphas [p,k] of Gaussians in pixels, and what shines through behind them all [p,1]."""
     x, y = offsets.unbind(-1)
     a, b, c = conics.unbind(-1)
     alphas = (opacities * torch.exp(-0.5 * (a * x * x + c * y * y) - b * x * y)).clamp_max(ALPHA_MAX)
@@ -109,7 +139,7 @@ def _weights(offsets, conics, opacities, max_splats_per_pixel):
             used &= used.cumsum(1) <= max_splats_per_pixel
     alphas = torch.where(used, alphas, 0.0)
     through = torch.cumprod(torch.cat([alphas.new_ones(len(alphas), 1), 1 - alphas], 1), 1)
-    return through[:, :-1] * alphas, through[:, -1:]
+    return through[:, :-1] * alphas, alphas, through[:, -1:]
 
 
 def _adder(absgrad, splats):
