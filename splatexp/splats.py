@@ -3,43 +3,14 @@
 Notation: N Gaussians, K = (degree + 1)^2 SH coefficients; row i of every tensor belongs to Gaussian i.
 """
 
-from dataclasses import dataclass, field
-
 import torch
 from torch import Tensor
 
-from splatexp.choices import check_choice, check_range
-from splatexp.data.scene import Scene
-from splatexp.export import SH_C0, load_ply
-from splatexp.geometry import spacing
-from splatexp.initial import frusta
-from splatexp.seeds import generator
+from splatexp.edit import Edit, Overwrite
 
 PARAMS = ("means", "quats", "log_scales", "opacity_logits", "sh0", "shN")
-ROWS = ("uid", "born", "generation")
-
-
-@dataclass
-class Edit:
-    """New rows out of old ones: clone, split, prune and relocate are each ONE gather.
-
-    A row that is not fresh is a survivor: it keeps its bits, its moments, its identity, its statistics.
-    A fresh row copies its parent, then takes `values`; its moments and statistics are 0, its uid is new.
-    """
-
-    parents: Tensor  # [M] int64, the old row that each new row copies; each survives at most once
-    fresh: Tensor  # [M] bool
-    values: dict[str, Tensor] = field(default_factory=dict)  # parameter -> [fresh.sum(), ...]
-    step: int = 0  # when the fresh rows are born
-
-
-@dataclass
-class Overwrite:
-    """New values of one parameter in every row; nothing moves. `restart` zeroes its moments."""
-
-    name: str
-    values: Tensor
-    restart: bool = True
+ROWS = ("uid", "born", "generation", "smoothing")
+FAINTEST = -30.0  # logit of an opacity that is as good as 0
 
 
 class Splats:
@@ -59,6 +30,8 @@ class Splats:
     uid: Tensor  # [N] int64, never used twice; breaks ties
     born: Tensor  # [N] int32, step
     generation: Tensor  # [N] int32, edits between a row and the initialisation
+    smoothing: Tensor  # [N] float32, world units, at least so wide is it drawn; 0: as it is
+    importance: Tensor | None  # [N] in [0,1], a leaf that opacities are multiplied by; None: not learned
 
     def __init__(self, params: dict[str, Tensor], extent: float = 1.0):
         _check(params)
@@ -67,13 +40,20 @@ class Splats:
         for name in PARAMS:
             leaf = params[name].detach().clone(memory_format=torch.contiguous_format)
             setattr(self, name, leaf.requires_grad_(name != "quats" or params["log_scales"].shape[1] == 3))
-        self.exp_avg = {name: torch.zeros_like(leaf) for name, leaf in self.params.items()}
-        self.exp_avg_sq = {name: torch.zeros_like(leaf) for name, leaf in self.params.items()}
+        self.extra: dict[str, Tensor] = {}  # further parameters of rows, [N,...]; see `add_param`
+        self.shared: dict[str, Tensor] = {}  # leaves that are not rows; see `add_shared`
+        self.carried: dict[str, Tensor] = {}  # name -> [N,...] that fresh rows take from their parents
+        self.stats: dict[str, Tensor] = {}  # name -> [N] float32; density control fills them
+        self.exp_avg: dict[str, Tensor] = {}
+        self.exp_avg_sq: dict[str, Tensor] = {}
+        self._add_moments(self.params)
         self.uid = torch.arange(count, device=device)
         self.born = torch.zeros(count, dtype=torch.int32, device=device)
         self.generation = torch.zeros(count, dtype=torch.int32, device=device)
-        self.stats: dict[str, Tensor] = {}  # name -> [N] float32; density control fills them
+        self.smoothing = torch.zeros(count, device=device)
+        self.importance = None
         self.next_uid = count
+        self.initial = count  # rows at the start
         self.extent = extent
 
     def __len__(self) -> int:
@@ -81,8 +61,8 @@ class Splats:
 
     @property
     def params(self) -> dict[str, Tensor]:
-        """The six parameters by name."""
-        return {name: getattr(self, name) for name in PARAMS}
+        """The six parameters by name, then the extra ones."""
+        return {name: getattr(self, name) for name in PARAMS} | self.extra
 
     @property
     def isotropic(self) -> bool:
@@ -105,6 +85,56 @@ class Splats:
         """The degree that `shN` has room for."""
         return int((self.shN.shape[1] + 1) ** 0.5 + 0.5) - 1
 
+    def drawn(self) -> tuple[Tensor, Tensor]:
+        """Scales [N,3] and opacities [N] as they are blended, in the graph: smoothed, by their importance.
+
+        A smoothed Gaussian is the convolution with one of standard deviation f, its integral kept:
+        s' = sqrt(s^2 + f^2), o' = o prod(s / s').  Source: Yu et al. 2024, "Mip-Splatting", eq. 9.
+        """
+        scales, opacities = self.scales, self.opacities
+        if self.smoothing.any():
+            wide = torch.hypot(scales, self.smoothing[:, None])
+            x, y, z = (scales / wide).unbind(1)
+            scales, opacities = wide, opacities * (x * y * z)
+        return scales, opacities if self.importance is None else opacities * self.importance
+
+    @torch.no_grad()
+    def baked(self) -> "Splats":
+        """Plain Gaussians that are drawn as these are: smoothing and importance folded in, nothing extra.
+
+        They keep their identity; moments and statistics start anew.
+        """
+        smooth = self.smoothing[:, None]
+        wide = torch.where(smooth > 0, torch.hypot(self.log_scales.exp(), smooth).log(), self.log_scales)
+        share = ((self.log_scales - wide).sum(1) * (3 / wide.shape[1])).exp()
+        if self.importance is not None:
+            share = share * self.importance
+        logits = dimmed(self.opacity_logits, share)
+        plain = {name: getattr(self, name) for name in PARAMS}
+        other = Splats(plain | {"log_scales": wide, "opacity_logits": logits}, self.extent)
+        other.uid, other.born, other.generation = self.uid.clone(), self.born.clone(), self.generation.clone()
+        other.next_uid, other.initial = self.next_uid, self.initial
+        return other
+
+    def add_param(self, name: str, values: Tensor) -> Tensor:
+        """One more parameter of rows [N,...] with its moments, which every edit moves; returns the leaf."""
+        if len(values) != len(self) or name in PARAMS:
+            raise ValueError(f"{name}: expected a new name and {len(self)} rows, got {tuple(values.shape)}")
+        self.extra[name] = values.detach().clone().requires_grad_()
+        self._add_moments({name: values})
+        return self.extra[name]
+
+    def add_shared(self, name: str, values: Tensor) -> Tensor:
+        """A leaf that is no row, with its moments; returns it."""
+        self.shared[name] = values.detach().clone().requires_grad_()
+        self._add_moments({name: values})
+        return self.shared[name]
+
+    def remove(self, name: str) -> None:
+        """Take out an extra parameter, a shared leaf or a carried row."""
+        for place in (self.extra, self.shared, self.carried, self.exp_avg, self.exp_avg_sq):
+            place.pop(name, None)
+
     def row_stat(self, name: str) -> Tensor:
         """A statistic [N], made of zeros the first time."""
         if name not in self.stats:
@@ -112,39 +142,45 @@ class Splats:
         return self.stats[name]
 
     @torch.no_grad()
-    def apply(self, edit: Edit | Overwrite) -> None:
-        """Move rows: parameters, moments, statistics and identity at once.
+    def apply(self, edit: Edit | Overwrite) -> int:
+        """Move rows: parameters, gradients that wait, moments, statistics and identity at once.
 
+        Returns: by how much the number of rows has grown.
         Raises: ValueError for an edit that does not fit, before anything has changed.
         """
         if isinstance(edit, Overwrite):
-            return self._overwrite(edit)
-        self._check_edit(edit)
+            self._overwrite(edit)
+            return 0
+        before = len(self)
+        edit.check(self.params)
         parents, fresh = edit.parents, edit.fresh.nonzero().squeeze(1)
-        for name in PARAMS:
-            old = getattr(self, name)
-            new = old.detach().index_select(0, parents)
-            if name in edit.values:
-                new.index_copy_(0, fresh, edit.values[name])
-            setattr(self, name, new.requires_grad_(old.requires_grad))
-            for moments in (self.exp_avg, self.exp_avg_sq):
-                moments[name] = moments[name].index_select(0, parents).index_fill_(0, fresh, 0.0)
-        for name, stat in self.stats.items():
-            self.stats[name] = stat.index_select(0, parents).index_fill_(0, fresh, 0.0)
+        for name, leaf in self.params.items():
+            place = self.extra if name in self.extra else vars(self)
+            place[name] = _moved(leaf, parents, fresh, edit.values.get(name))
+        if self.importance is not None:
+            self.importance = _moved(self.importance, parents, fresh)
+        for place in (self.exp_avg, self.exp_avg_sq, self.stats):
+            for name in set(place) - set(self.shared):
+                place[name] = place[name].index_select(0, parents).index_fill_(0, fresh, 0.0)
+        self.carried = {name: row.index_select(0, parents) for name, row in self.carried.items()}
         for name in ROWS:
             setattr(self, name, getattr(self, name).index_select(0, parents))
         self.uid[fresh] = torch.arange(self.next_uid, self.next_uid + len(fresh), device=self.uid.device)
         self.born[fresh] = edit.step
         self.generation[fresh] += 1
         self.next_uid += len(fresh)
+        return len(self) - before
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything, as a flat dict of tensors that the next step writes into: save or clone them."""
-        state = {name: getattr(self, name).detach() for name in PARAMS + ROWS}
-        for key in ("exp_avg", "exp_avg_sq", "stats"):
+        leaves = self._leaves()
+        state = {name: leaf.detach() for name, leaf in leaves.items()}
+        state |= {f"grad.{name}": leaf.grad for name, leaf in leaves.items() if leaf.grad is not None}
+        state |= {name: getattr(self, name) for name in ROWS}
+        for key in ("carried", "exp_avg", "exp_avg_sq", "stats"):
             state |= {f"{key}.{name}": tensor for name, tensor in getattr(self, key).items()}
-        extent = torch.tensor(self.extent, dtype=torch.float64)
-        return state | {"next_uid": torch.tensor(self.next_uid), "extent": extent}
+        numbers = {name: torch.tensor(getattr(self, name)) for name in ("next_uid", "initial")}
+        return state | numbers | {"extent": torch.tensor(self.extent, dtype=torch.float64)}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Take over what `state_dict` gave, whatever was here before.
@@ -152,46 +188,68 @@ class Splats:
         Raises: ValueError for a missing name or shapes that do not fit each other.
         """
         other = Splats({name: state[name] for name in PARAMS if name in state}, float(state.get("extent", 1)))
-        for name in state:
-            if name.startswith("stats."):
-                other.row_stat(name.removeprefix("stats."))
+        for key, tensor in state.items():
+            place, _, name = key.partition(".")
+            if place == "extra":
+                other.add_param(name, tensor)
+            elif place == "shared":
+                other.add_shared(name, tensor)
+            elif place == "carried":
+                other.carried[name] = tensor.clone()
+            elif place == "stats":
+                other.row_stat(name)
+            elif key == "importance":
+                other.importance = tensor.clone().requires_grad_()
+        for name, leaf in other._leaves().items():
+            if f"grad.{name}" in state:
+                leaf.grad = torch.zeros_like(leaf)
         for name, tensor in other.state_dict().items():
             if name not in state or state[name].shape != tensor.shape:
                 got = tuple(state[name].shape) if name in state else "nothing"
                 raise ValueError(f"state[{name!r}]: expected {tuple(tensor.shape)}, got {got}")
             tensor.copy_(state[name])
-        other.next_uid = int(state["next_uid"])
+        other.next_uid, other.initial = int(state["next_uid"]), int(state["initial"])
         vars(self).update(vars(other))
 
-    def _check_edit(self, edit: Edit) -> None:
-        parents, fresh = edit.parents, edit.fresh
-        if parents.shape != fresh.shape or parents.ndim != 1:
-            raise ValueError(
-                f"edit: expected parents and fresh [M], got {tuple(parents.shape)}, {tuple(fresh.shape)}"
-            )
-        if len(parents) and not 0 <= int(parents.min()) <= int(parents.max()) < len(self):
-            raise ValueError(
-                f"edit.parents: expected rows of {len(self)}, got {int(parents.min())}..{int(parents.max())}"
-            )
-        survivors = parents[~fresh].bincount(minlength=1)
-        if len(survivors) and int(survivors.max()) > 1:
-            raise ValueError(
-                f"edit.parents: expected every row to survive once, got row {int(survivors.argmax())} twice"
-            )
-        born = int(fresh.sum())
-        for name, values in edit.values.items():
-            shape = (born, *self.params[name].shape[1:]) if name in PARAMS else None
-            if tuple(values.shape) != shape:
-                raise ValueError(f"edit.values[{name!r}]: expected {shape}, got {tuple(values.shape)}")
+    def _leaves(self) -> dict[str, Tensor]:
+        """All leaves by their names in the state."""
+        leaves = {name: getattr(self, name) for name in PARAMS}
+        leaves |= {f"extra.{name}": leaf for name, leaf in self.extra.items()}
+        leaves |= {} if self.importance is None else {"importance": self.importance}
+        return leaves | {f"shared.{name}": leaf for name, leaf in self.shared.items()}
+
+    def _add_moments(self, leaves: dict[str, Tensor]) -> None:
+        for moments in (self.exp_avg, self.exp_avg_sq):
+            moments |= {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}
 
     def _overwrite(self, edit: Overwrite) -> None:
-        param = getattr(self, edit.name)
-        if param.shape != edit.values.shape:
-            raise ValueError(f"{edit.name}: expected {tuple(param.shape)}, got {tuple(edit.values.shape)}")
+        param = self.params.get(edit.name)
+        if param is None or param.shape != edit.values.shape:
+            expected = "a parameter" if param is None else tuple(param.shape)
+            raise ValueError(f"{edit.name}: expected {expected}, got {tuple(edit.values.shape)}")
         param.copy_(edit.values)
-        if edit.restart:
+        if edit.restart and edit.name in self.exp_avg:
             self.exp_avg[edit.name].zero_()
             self.exp_avg_sq[edit.name].zero_()
+
+
+def _moved(leaf: Tensor, parents: Tensor, fresh: Tensor, values: Tensor | None = None) -> Tensor:
+    """A leaf of other rows; `values` are those of the fresh ones."""
+    new = leaf.detach().index_select(0, parents)
+    if values is not None:
+        new.index_copy_(0, fresh, values)
+    new.requires_grad_(leaf.requires_grad)
+    if leaf.grad is not None:
+        new.grad = leaf.grad.index_select(0, parents).index_fill_(0, fresh, 0.0)
+    return new
+
+
+def dimmed(opacity_logits: Tensor, share: Tensor) -> Tensor:
+    """Logits of opacities times a share in [0,1]: finite, exact near 1, the same bits where share is 1."""
+    faint = opacity_logits.sigmoid() * (1 - share)
+    logits = torch.nn.functional.logsigmoid(opacity_logits) + share.log()
+    logits = logits - ((-opacity_logits).sigmoid() + faint).log()
+    return torch.where(share == 1, opacity_logits, logits.clamp_min(FAINTEST))
 
 
 def _check(params: dict[str, Tensor]) -> None:
@@ -207,86 +265,3 @@ def _check(params: dict[str, Tensor]) -> None:
     for name, shape in zip(PARAMS, tails, strict=True):
         if tuple(params[name].shape) != (count, *shape):
             raise ValueError(f"{name}: expected {[count, *shape]}, got {tuple(params[name].shape)}")
-
-
-@dataclass
-class Model:
-    """What training starts from; called with a scene, it makes the rows.
-
-    init: sfm (the scene's points), random (in the cameras' frusta), ply (a file), auto (sfm where the scene
-    has points, else random). A .ply keeps its own opacities and scales.
-    """
-
-    init: str = "auto"
-    init_points: int = 0  # at most so many rows; 0: all points of the scene or file, 100,000 random ones
-    init_path: str = field(default="", metadata={"unit": "path"})  # the .ply
-    sh_degree: int = 3  # 0 to 4; a file's further bands are dropped, missing ones start at 0
-    isotropic: bool = False  # one scale for all three axes
-    init_opacity: float = 0.1
-    init_scale: float = 1.0  # times the spacing of the points
-
-    def __post_init__(self) -> None:
-        check_choice("model.init", self.init, ("auto", "sfm", "random", "ply"))
-        check_range("model.sh_degree", self.sh_degree, 0, 4)
-        check_range("model.init_points", self.init_points, 0)
-        check_range("model.init_opacity", self.init_opacity, 1e-6, 1 - 1e-6)
-        check_range("model.init_scale", self.init_scale, 1e-6)
-        if (self.init == "ply") != bool(self.init_path):
-            raise ValueError(
-                f"model.init_path: expected with init=ply alone, got {self.init_path!r} with init={self.init}"
-            )
-
-    def __call__(self, scene: Scene, seed: int = 0) -> Splats:
-        """The first rows, from (scene, seed) alone.
-
-        Raises: ValueError for a scene without points or a file without Gaussians.
-        """
-        random = generator("model", seed)
-        if self.init == "ply":
-            params = load_ply(self.init_path)
-            keep = self._pick(len(params["means"]), random)
-            params = {name: values[keep] for name, values in params.items()}
-            params["shN"] = _with_bands(params["shN"], self.sh_degree)
-            if self.isotropic:
-                params["log_scales"] = params["log_scales"].mean(1, keepdim=True)
-            return Splats(params, scene.extent)
-        points, colors = scene.points, scene.colors
-        if points is None or colors is None or not len(points):
-            if self.init == "sfm":
-                raise ValueError(f"model.init=sfm: {scene.name} has no points; use model.init=random")
-            points = None
-        if self.init == "random" or points is None or colors is None:
-            points, colors = frusta(scene, self.init_points or 100_000, random)
-        else:
-            keep = self._pick(len(points), random)
-            points, colors = points[keep], colors[keep] / 255
-        return self.at(points, colors, scene.extent)
-
-    def at(self, points: Tensor, colors: Tensor, extent: float) -> Splats:
-        """Round rows at points [P,3] with colours [P,3] in [0,1], as wide as the points are apart.
-
-        Source: Kerbl et al. 2023, section 5.1.
-        """
-        count = len(points)
-        scales = (self.init_scale * spacing(points)).log()[:, None]
-        params = {
-            "means": points.float(),
-            "quats": torch.tensor([1.0, 0.0, 0.0, 0.0]).repeat(count, 1),
-            "log_scales": scales if self.isotropic else scales.repeat(1, 3),
-            "opacity_logits": torch.full((count,), self.init_opacity).logit(),
-            "sh0": ((colors.float() - 0.5) / SH_C0)[:, None],
-            "shN": torch.zeros(count, (self.sh_degree + 1) ** 2 - 1, 3),
-        }
-        return Splats(params, extent)
-
-    def _pick(self, count: int, random: torch.Generator) -> Tensor:
-        """Rows to keep, in order: all, or `init_points` drawn without replacement."""
-        if not 0 < self.init_points < count:
-            return torch.arange(count)
-        return torch.randperm(count, generator=random)[: self.init_points].sort().values
-
-
-def _with_bands(shN: Tensor, degree: int) -> Tensor:
-    """Higher coefficients [N,K-1,3] cut or filled with zeros to a degree."""
-    bands = (degree + 1) ** 2 - 1
-    return torch.nn.functional.pad(shN[:, :bands], (0, 0, 0, max(0, bands - shN.shape[1])))

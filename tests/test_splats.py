@@ -4,7 +4,8 @@ import torch
 
 from splatexp.export import save_ply
 from splatexp.initial import frusta
-from splatexp.splats import PARAMS, Edit, Model, Overwrite, Splats
+from splatexp.model import Model
+from splatexp.splats import PARAMS, Edit, Overwrite, Splats, dimmed
 
 
 def filled(count: int = 40, **settings) -> Splats:
@@ -17,6 +18,14 @@ def filled(count: int = 40, **settings) -> Splats:
         splats.exp_avg[name].normal_(generator=random)
         splats.exp_avg_sq[name].uniform_(0.1, 1, generator=random)
     splats.row_stat("grad2d").uniform_(0.1, 1, generator=random)
+    splats.smoothing.uniform_(0.01, 0.1, generator=random)
+    splats.importance = torch.rand(count, generator=random).requires_grad_()
+    splats.add_param("tone", torch.randn(count, 2, generator=random))
+    splats.exp_avg["tone"].normal_(generator=random)
+    splats.add_shared("weights", torch.randn(7, generator=random))
+    splats.carried["memory"] = torch.rand(count, generator=random)
+    for leaf in (splats.means, splats.importance, splats.extra["tone"], splats.shared["weights"]):
+        leaf.grad = torch.rand(leaf.shape, generator=random)
     return splats
 
 
@@ -35,14 +44,17 @@ def test_rows_move_together(seed):
     after = splats.state_dict()
     assert set(after) == set(before) and len(splats) == 37
     old = parents[~fresh]
-    for name in set(after) - {"next_uid", "extent"}:
+    alone = {name for name in after if name.endswith("weights")} | {"next_uid", "initial", "extent"}
+    assert len(alone) == 7 and all(torch.equal(after[name], before[name]) for name in alone - {"next_uid"})
+    for name in set(after) - alone:
         assert len(after[name]) == 37
         assert torch.equal(after[name][~fresh], before[name][old]), f"{name}: survivors keep their bits"
-        if name.startswith(("exp_avg", "stats")):
+        if name.startswith(("exp_avg", "stats", "grad")):
             assert not after[name][fresh].any(), f"{name}: starts at 0"
-    for name in set(PARAMS) - {"means"}:
+    for name in set(PARAMS) - {"means"} | {"smoothing", "importance", "extra.tone", "carried.memory"}:
         assert torch.equal(after[name][fresh], before[name][parents[fresh]])
-        assert getattr(splats, name).is_leaf and getattr(splats, name).requires_grad
+    for leaf in (*splats.params.values(), splats.importance):
+        assert leaf.is_leaf and leaf.requires_grad
     assert torch.equal(after["means"][fresh], means)
     assert after["uid"].unique().numel() == 37 and after["uid"][fresh].min() == 40 and splats.next_uid == 52
     assert (after["born"][fresh] == 9).all()
@@ -58,6 +70,7 @@ def test_rows_move_together(seed):
         (Edit(torch.tensor([3, 3]), torch.tensor([False, True]), {"mean": torch.zeros(1, 3)}), "mean"),
         (Edit(torch.tensor([3, 3]), torch.tensor([False])), r"\[M\]"),
         (Overwrite("opacity_logits", torch.zeros(3)), "opacity_logits"),
+        (Overwrite("opacities", torch.zeros(40)), "opacities: expected a parameter"),
     ],
 )
 def test_edit_that_does_not_fit_changes_nothing(edit, word):
@@ -71,7 +84,7 @@ def test_edit_that_does_not_fit_changes_nothing(edit, word):
 def test_all_rows_may_go():
     splats = filled()
     splats.apply(Edit(torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.bool)))
-    assert len(splats) == 0 and splats.sh_degree == 1
+    assert len(splats) == len(splats.baked()) == 0 and splats.sh_degree == 1 and splats.initial == 40
 
 
 def test_overwrite_restarts_one_parameter():
@@ -88,10 +101,66 @@ def test_state_survives_a_round_trip(isotropic):
     splats, other = filled(isotropic=isotropic), tiny.splats(3)
     splats.apply(Edit(torch.tensor([0, 5, 5]), torch.tensor([False, False, True])))
     other.load_state_dict(splats.state_dict())
+    assert set(other.state_dict()) == set(splats.state_dict()) and other.initial == 40
     assert all(torch.equal(tensor, other.state_dict()[name]) for name, tensor in splats.state_dict().items())
     assert other.isotropic == isotropic and other.quats.requires_grad != isotropic
     with pytest.raises(ValueError, match="uid"):
         other.load_state_dict({name: tensor for name, tensor in splats.state_dict().items() if name != "uid"})
+
+
+def test_extra_rows_are_parameters_and_can_be_taken_out():
+    splats = filled()
+    assert list(splats.params) == [*PARAMS, "tone"] and splats.extra["tone"].requires_grad
+    splats.apply(Overwrite("tone", torch.ones(40, 2)))
+    assert (splats.extra["tone"] == 1).all() and not splats.exp_avg["tone"].any()
+    tones = torch.zeros(1, 2)
+    splats.apply(Edit(torch.tensor([3, 3]), torch.tensor([False, True]), {"tone": tones}))
+    assert splats.extra["tone"].tolist() == [[1, 1], [0, 0]]
+    splats.remove("tone")
+    assert list(splats.params) == [*PARAMS] and set(splats.exp_avg) == {*PARAMS, "weights"}
+    for name, values in (("means", torch.zeros(2, 3)), ("hue", torch.zeros(3))):
+        with pytest.raises(ValueError, match=name):
+            splats.add_param(name, values)
+
+
+def test_what_is_drawn_is_smoothed_and_keeps_its_integral():
+    splats = tiny.splats()
+    assert all(
+        torch.equal(*pair) for pair in zip(splats.drawn(), (splats.scales, splats.opacities), strict=True)
+    )
+    with torch.no_grad():
+        splats.log_scales[0] = torch.tensor([0.3, 0.4, 1.2]).log()
+        splats.smoothing[0] = 0.4
+    scales, opacities = splats.drawn()
+    assert scales[0].tolist() == pytest.approx([0.5, 0.32**0.5, 1.6**0.5], rel=1e-5)
+    integral = opacities[0] * scales[0].prod() / (splats.opacities[0] * splats.scales[0].prod())
+    assert integral.item() == pytest.approx(1, rel=1e-5)
+    assert torch.equal(scales[1:], splats.scales[1:]) and torch.equal(opacities[1:], splats.opacities[1:])
+    scales.sum().backward()
+    assert splats.log_scales.grad[0].tolist() == pytest.approx(
+        [0.18, 0.16 / 0.32**0.5, 1.44 / 1.6**0.5], rel=1e-5
+    )
+
+
+@pytest.mark.parametrize("isotropic", [False, True])
+def test_baked_rows_are_drawn_the_same(isotropic):
+    splats = filled(isotropic=isotropic)
+    baked = splats.baked()
+    for plain, drawn in zip(baked.drawn(), splats.drawn(), strict=True):
+        assert torch.allclose(plain, drawn, rtol=1e-5, atol=1e-7)
+    assert baked.isotropic == isotropic and baked.importance is None and not baked.smoothing.any()
+    assert torch.equal(baked.uid, splats.uid) and torch.equal(baked.means, splats.means)
+    assert not baked.extra and not baked.shared and not baked.stats and not baked.carried
+
+
+def test_dimmed_logits_are_exact_at_both_ends():
+    logits = torch.tensor([-80.0, -20.0, -3.0, 0.0, 5.0, 20.0, 60.0])
+    assert torch.equal(dimmed(logits, torch.ones(7)), logits)
+    for share in (0.9999999, 0.5, 1e-6):
+        share = torch.full((7,), share)
+        wanted = (logits.double().sigmoid() * share).logit().clamp_min(-30)
+        assert torch.allclose(dimmed(logits, share).double(), wanted, rtol=1e-5, atol=1e-6)
+    assert (dimmed(logits, torch.zeros(7)) == -30).all()
 
 
 def test_first_rows_are_as_wide_as_the_points_are_apart():

@@ -4,8 +4,9 @@ import torch
 
 from splatexp.cameras import Camera, look_at
 from splatexp.data.scene import Scene, View
+from splatexp.model import Model
 from splatexp.raster import Reference
-from splatexp.splats import Model, Splats
+from splatexp.splats import Splats
 
 torch.set_num_threads(1)  # a second thread has nothing to do here but wait for the first
 
