@@ -1,19 +1,66 @@
 """Adam over the parameters of Gaussians, one fused update each, with the moments that `Splats` carries."""
 
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
+from torch.nn.functional import softplus
 
 from splatexp.choices import check_range
+from splatexp.schedules import STEPS, check_turns
 from splatexp.splats import PARAMS, Splats
 from splatexp_kernels.adam import adam
+
+SEEN = {"seen": tuple(name for name in PARAMS if name != "shN"), "seen_shN": ("shN",)}  # statistic -> whose
+
+
+@dataclass
+class Decay:
+    """Weight decay by parameter: an update draws towards 0 by this share of its learning rate; 0: off.
+
+    Scales and opacities decay as activated.
+
+    Source: Loshchilov and Hutter 2019, "Decoupled weight decay", algorithm 2 (AdamW).
+    Differs: the logarithm and the logit themselves would decay towards a scale of 1 and an opacity of 0.5.
+    """
+
+    means: float = 0.0
+    quats: float = 0.0
+    log_scales: float = 0.0
+    opacity_logits: float = 0.0
+    sh0: float = 0.0
+    shN: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in PARAMS:
+            check_range(f"decay.{name}", getattr(self, name), 0)
+
+    @torch.no_grad()
+    def apply(self, name: str, param: Tensor, share: float, rows: Tensor | None) -> None:
+        """Take `share`, in (0, 1), from a parameter in place, in the rows [N] bool alone where given."""
+        old = param if rows is None else param[rows]
+        if name == "log_scales":
+            new = old + math.log1p(-share)
+        elif name == "opacity_logits":  # logit of (1 - share) * sigmoid
+            new = old + math.log1p(-share) - softplus(old + math.log(share))
+        else:
+            new = old * (1 - share)
+        param[... if rows is None else rows] = new
 
 
 @dataclass
 class Adam:
     """Learning rates per parameter, as in the code of 3DGS; a parameter without a gradient rests.
 
-    Source: Kerbl et al. 2023. Differs: opacities learn at 0.05 as the paper's first code did, not at 0.025.
+    Between updates that `update_every` or `sh_every` hold back, gradients add up in `.grad` (a sum, not a
+    mean) and move with their rows; an update takes the sum and drops it. What has not been taken by the end
+    of a run is lost. Density control is not concerned: it reads `means2d.grad` of each step's render.
+
+    Source: Kerbl et al. 2023; several steps per update: "Improved-GS" (arXiv 2508.12313); SH at a slower
+    pace: Mallick et al. 2024, "Taming 3DGS".
+    Differs: opacities learn at 0.05 as the paper's first code did, not at 0.025.
     """
 
     means: float = 1.6e-4  # times the scene's extent
@@ -25,31 +72,82 @@ class Adam:
     beta1: float = 0.9
     beta2: float = 0.999
     eps: float = 1e-15
-    sparse: bool = False  # rows that the step's view does not see rest, and so do their moments
+    sparse: bool = False  # rows that no view has seen since the last update rest, and so do their moments
+    update_every: list[int] = field(default_factory=lambda: [1])  # steps per update, in turn
+    update_until: list[int] = field(default_factory=list, metadata=STEPS)  # where each but the last ends
+    sh_every: int = 1  # shN: with the first update from every so many steps on
+    decay: Decay = field(default_factory=Decay)
 
     def __post_init__(self) -> None:
         for name in (*PARAMS, "eps"):
             check_range(f"optimizer.{name}", getattr(self, name), 0)
         for name in ("beta1", "beta2"):
             check_range(f"optimizer.{name}", getattr(self, name), 0, 1 - 1e-9)
+        check_range("optimizer.sh_every", self.sh_every, 1)
+        check_turns(
+            ("optimizer.update_every", "optimizer.update_until"), self.update_every, self.update_until
+        )
+
+    def updates(self, name: str, step: int) -> int:
+        """How often a parameter is updated up to and with a step; -1 is before the first.
+
+        It follows from the step alone, so that a resumed run corrects the bias of its moments as one that
+        was not interrupted. A parameter that had no gradient (bands of a degree still to come) is counted as
+        if it had been 0.
+        """
+        every_shN = self.sh_every if name == "shN" else 1
+        count, begin = 0, 0
+        for every, until in zip(self.update_every, [*self.update_until, step + 1], strict=True):
+            end = max(begin, min(until, step + 1))
+            slower = max(every, every_shN)
+            count += end // every * every // slower - begin // every * every // slower
+            begin = end
+        return count
 
     def step(
-        self, splats: Splats, step: int, *, means: float, others: float, visible: Tensor, backend: str
+        self, splats: Splats, step: int, *, rates: Mapping[str, float], visible: Tensor, backend: str
     ) -> None:
-        """Update every parameter in place and drop its gradient.
+        """Update what is due at a step, in place, and drop its gradient; the others keep theirs.
 
         Args:
             step: of the run, from 0.
-            means, others: factors of the learning rates.
+            rates: factors of the learning rates, by parameter.
             visible: [C,N] bool; used where `sparse`.
         """
-        rows = visible.any(0) if self.sparse else None
-        for name, param in splats.params.items():
+        due = {name: self.updates(name, step) for name in PARAMS}
+        due = {name: count for name, count in due.items() if count > self.updates(name, step - 1)}
+        seen = self._seen(splats, due, visible.any(0)) if self.sparse else {}
+        for name, count in due.items():
+            param = getattr(splats, name)
             if param.grad is None:
                 continue
-            rate = getattr(self, name) * (means * splats.extent if name == "means" else others)
+            rate, rows = getattr(self, name) * rates[name], seen.get(name)
+            rate *= splats.extent if name == "means" else 1.0
+            if share := rate * getattr(self.decay, name):
+                if share >= 1:
+                    raise ValueError(
+                        f"optimizer.decay.{name}: expected below 1 / {rate:g}, got {share / rate}"
+                    )
+                self.decay.apply(name, param, share, rows)
             adam(
-                param, param.grad, splats.exp_avg[name], splats.exp_avg_sq[name], step=step + 1, lr=rate,
+                param, param.grad, splats.exp_avg[name], splats.exp_avg_sq[name], step=count, lr=rate,
                 beta1=self.beta1, beta2=self.beta2, eps=self.eps, visible=rows, backend=backend,
             )  # fmt: skip
             param.grad = None
+
+    def _seen(self, splats: Splats, due: Mapping[str, int], now: Tensor) -> dict[str, Tensor]:
+        """Rows [N] bool that a view has seen since the last update, of each parameter that is due.
+
+        Where steps are collected the rows seen so far are a statistic, which edits move with its rows.
+        """
+        rows = {}
+        for stat, names in SEEN.items():
+            if self.update_every == [1] and (self.sh_every == 1 or stat == "seen"):
+                rows |= dict.fromkeys(names, now)
+                continue
+            past = splats.row_stat(stat)
+            past[now] = 1.0
+            if names[0] in due:
+                rows |= dict.fromkeys(names, past > 0)
+                past.zero_()
+        return rows

@@ -3,43 +3,82 @@
 Fields in steps carry `STEPS` as metadata, so that a preset made for 30,000 steps can be run for 3,000.
 """
 
+from __future__ import annotations
+
 import math
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
 from splatexp.choices import check_choice, check_range
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from splatexp.data.scene import View
+
 STEPS = {"unit": "steps"}
+SMOOTH = ("linear", "cosine", "exponential", "poly")  # curves from 1 to `end`
+
+
+def check_turns(names: tuple[str, str], values: Sequence[int], until: Sequence[int]) -> None:
+    """Hold two settings against each other: `values` are taken in turn, each but the last until a step.
+
+    Raises: ValueError.
+    """
+    if len(values) != len(until) + 1 or min(values) < 1:
+        got = f"{list(values)}, {list(until)}"
+        last = names[1].rpartition(".")[2]
+        raise ValueError(f"{names[0]}: expected whole numbers from 1, one more than {last}, got {got}")
+    if sorted(until) != list(until):
+        raise ValueError(f"{names[1]}: expected ascending steps, got {list(until)}")
 
 
 @dataclass
 class Curve:
     """A factor over the run, 1 at its start.
 
-    kind: constant; linear, cosine, exponential (a straight line in the logarithm), all from 1 to `end`;
-    step (times `drop` at each milestone).
+    kind: constant; linear, cosine, exponential (a straight line in the logarithm), poly (its distance to the
+    end falls as (1 - t)^power), all from 1 to `end`; step (times `drop` at each milestone); piecewise (a
+    straight line from 1 to a value at each milestone, the last one stays).
     """
 
     kind: str = "constant"
     end: float = 1.0
+    start: int = field(default=0, metadata=STEPS)  # where it leaves 1
     stop: int = field(default=0, metadata=STEPS)  # where `end` is reached; 0: with the last step of the run
-    milestones: list[int] = field(default_factory=list, metadata=STEPS)
-    drop: float = 0.1
+    power: float = 2.0  # of poly; 1: linear, above: fast first
+    milestones: list[int] = field(default_factory=list, metadata=STEPS)  # of step and piecewise
+    drop: float = 0.1  # of step
+    values: list[float] = field(default_factory=list)  # of piecewise, one for each milestone
     warmup: int = field(default=0, metadata=STEPS)  # rises over so many steps, as a quarter of a sine
     warmup_from: float = 0.01  # share of the curve that the warm-up starts with
 
     def __post_init__(self) -> None:
-        check_choice("curve.kind", self.kind, ("constant", "linear", "cosine", "exponential", "step"))
+        check_choice("curve.kind", self.kind, ("constant", *SMOOTH, "step", "piecewise"))
         check_range("curve.end", self.end, 1e-12 if self.kind == "exponential" else 0)
-        for name in ("stop", "warmup", "drop", "warmup_from"):
+        for name in ("start", "stop", "warmup", "drop", "warmup_from"):
             check_range(f"curve.{name}", getattr(self, name), 0)
-        if self.kind in ("constant", "step") and (self.end != 1 or self.stop):
+        check_range("curve.power", self.power, 1e-3)
+        if self.kind not in SMOOTH and (self.end != 1 or self.stop or self.start):
+            got = f"{self.end}, {self.start}, {self.stop}"
+            raise ValueError(f"curve.end, start, stop: expected none with kind={self.kind}, got {got}")
+        if 0 < self.stop < self.start:
+            raise ValueError(f"curve.stop: expected 0 or at least start={self.start}, got {self.stop}")
+        if (self.kind in ("step", "piecewise")) != bool(self.milestones):
             raise ValueError(
-                f"curve.end, curve.stop: expected none with kind={self.kind}, got {self.end}, {self.stop}"
+                f"curve.milestones: expected with kind=step or piecewise alone, "
+                f"got {self.milestones} with {self.kind}"
             )
-        if (self.kind == "step") != bool(self.milestones):
+        if sorted(self.milestones) != list(self.milestones) or min(self.milestones, default=0) < 0:
+            raise ValueError(f"curve.milestones: expected ascending steps, got {self.milestones}")
+        if len(self.values) != (len(self.milestones) if self.kind == "piecewise" else 0):
             raise ValueError(
-                f"curve.milestones: expected with kind=step alone, got {self.milestones} with {self.kind}"
+                f"curve.values: expected one for each milestone with kind=piecewise alone, got {self.values}"
             )
+        for value in self.values:
+            check_range("curve.values", value, 0)
 
     def __call__(self, step: int, steps: int) -> float:
         """The factor at a step of a run of so many."""
@@ -51,34 +90,50 @@ class Curve:
             return 1.0
         if self.kind == "step":
             return self.drop ** sum(step >= milestone for milestone in self.milestones)
-        t = min(1.0, step / max(1, self.stop or steps))
+        if self.kind == "piecewise":
+            return self._between(step)
+        t = min(1.0, max(0, step - self.start) / max(1, (self.stop or steps) - self.start))
         if self.kind == "exponential":
             return self.end**t
-        return 1.0 + (self.end - 1.0) * (t if self.kind == "linear" else 0.5 - 0.5 * math.cos(math.pi * t))
+        shape = {"linear": 1 - t, "cosine": 0.5 + 0.5 * math.cos(math.pi * t), "poly": (1 - t) ** self.power}
+        return self.end + (1.0 - self.end) * shape[self.kind]
+
+    def _between(self, step: int) -> float:
+        """On the straight line between the two milestones around a step."""
+        points = [(0, 1.0), *zip(self.milestones, self.values, strict=True)]
+        for (left, low), (right, high) in pairwise(points):
+            if left <= step < right:
+                return low + (high - low) * (step - left) / (right - left)
+        return points[-1][1]
 
 
 @dataclass
 class Schedule:
-    """The defaults are those of 3DGS (Kerbl et al. 2023, section 7.1), at full resolution throughout."""
+    """The defaults are those of 3DGS (Kerbl et al. 2023, section 7.1), at full resolution throughout.
+
+    The curves are factors of the learning rates that the optimizer states.
+    """
 
     sh_start: int = field(default=0, metadata=STEPS)  # steps with degree 0 before the ramp
     sh_every: int = field(default=1000, metadata=STEPS)  # then steps per degree; 0: all at once
+    sh_drop: float = 1.0  # factor of all learning rates where a new degree comes in; 1: off
+    sh_drop_steps: int = field(default=200, metadata=STEPS)  # then it rises to 1 over so many steps
     factors: list[int] = field(default_factory=lambda: [1])  # pictures are reduced by these, in turn
     until: list[int] = field(default_factory=list, metadata=STEPS)  # where each but the last factor ends
-    means: Curve = field(
-        default_factory=lambda: Curve("exponential", end=0.01)
-    )  # of the means' learning rate
-    others: Curve = field(default_factory=Curve)  # of all other learning rates
+    means: Curve = field(default_factory=lambda: Curve("exponential", end=0.01))
+    others: Curve = field(default_factory=Curve)  # of all but the means, times the curve of each
+    quats: Curve = field(default_factory=Curve)
+    log_scales: Curve = field(default_factory=Curve)
+    opacity_logits: Curve = field(default_factory=Curve)
+    sh0: Curve = field(default_factory=Curve)
+    shN: Curve = field(default_factory=Curve)
+    count_power: float = 0.0  # means and log_scales learn (rows at the start / rows)^this slower; 0: off
 
     def __post_init__(self) -> None:
-        check_range("schedule.sh_start", self.sh_start, 0)
-        check_range("schedule.sh_every", self.sh_every, 0)
-        if len(self.factors) != len(self.until) + 1 or min(self.factors) < 1:
-            raise ValueError(
-                f"schedule.factors: expected one factor more than until, got {self.factors}, {self.until}"
-            )
-        if sorted(self.until) != list(self.until):
-            raise ValueError(f"schedule.until: expected ascending steps, got {self.until}")
+        for name in ("sh_start", "sh_every", "sh_drop", "count_power"):
+            check_range(f"schedule.{name}", getattr(self, name), 0)
+        check_range("schedule.sh_drop_steps", self.sh_drop_steps, 1)
+        check_turns(("schedule.factors", "schedule.until"), self.factors, self.until)
 
     def sh_degree(self, step: int, most: int) -> int:
         """The SH degree at a step, at most that of the model."""
@@ -86,6 +141,95 @@ class Schedule:
             return 0
         return min(most, (step - self.sh_start) // self.sh_every) if self.sh_every else most
 
+    def fitted(self, views: Sequence[View]) -> Schedule:
+        """The schedule for training pictures: this one, unless it has to look at them first."""
+        return self
+
     def factor(self, step: int) -> int:
         """By how much the pictures are reduced at a step."""
         return self.factors[sum(step >= end for end in self.until)]
+
+    def rates(self, step: int, steps: int, count: int, initial: int, most: int = 4) -> dict[str, float]:
+        """Factors of the learning rates at a step, by parameter.
+
+        Args:
+            count, initial: rows now and at the start; `count_power` reads them. The distance between
+                Gaussians on a surface falls as count^(-1/2), and steps in space may fall with it.
+            most: the SH degree of the model; `sh_drop` reads it.
+        """
+        others = ("quats", "log_scales", "opacity_logits", "sh0", "shN")
+        rest = self.others(step, steps)
+        rates = {"means": self.means(step, steps)}
+        rates |= {name: rest * getattr(self, name)(step, steps) for name in others}
+        crowding = (initial / max(count, 1)) ** self.count_power if self.count_power else 1.0
+        drop = self._drop(step, most)
+        return {
+            name: rate * drop * (crowding if name in ("means", "log_scales") else 1.0)
+            for name, rate in rates.items()
+        }
+
+    def _drop(self, step: int, most: int) -> float:
+        """The factor while the last degree that came in is new."""
+        degree = self.sh_degree(step, most)
+        if self.sh_drop == 1 or not degree:
+            return 1.0
+        came = self.sh_start + degree * self.sh_every
+        if not came:  # there from the first step: nothing is new
+            return 1.0
+        return self.sh_drop + (1 - self.sh_drop) * min(1.0, (step - came) / self.sh_drop_steps)
+
+
+@dataclass
+class Dash(Schedule):
+    """Resolution after the pictures' spectra: coarse for as long as little of what they hold is finer.
+
+    E(r) is the share of a picture's spectrum (sum of magnitudes) that survives when it is reduced by r. From
+    r_max at the start, r is reached after `reduce_until` log(E(r) / E(r_max)) / log(1 / E(r_max)) steps;
+    pictures are reduced by the whole number below. The means' learning rate starts to fall with full
+    resolution, unless its curve says where. `factors` and `until` follow and are not set.
+
+    Source: Chen et al. 2025, "DashGaussian".
+    Differs: E is that of the mean of the channels, over 32 pictures at most; whole reductions have their
+    exact steps instead of 32 levels with a line between them, and come with any step.
+    """
+
+    reduce_until: int = field(default=15_000, metadata=STEPS)
+    reduce_max: int = 8  # r_max is at most this
+    reduce_share: float = 0.25  # and E(r_max) at least this
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.factors != [1]:
+            raise ValueError(f"schedule.factors: expected [1], for they follow here, got {self.factors}")
+        check_range("schedule.reduce_until", self.reduce_until, 1)
+        check_range("schedule.reduce_max", self.reduce_max, 1)
+        check_range("schedule.reduce_share", self.reduce_share, 1e-3, 1)
+
+    def factor(self, step: int) -> int:
+        """Raises: RuntimeError, for the pictures tell."""
+        raise RuntimeError("factor: expected a schedule fitted to pictures; call fitted(views)")
+
+    def fitted(self, views: Sequence[View]) -> Schedule:
+        """The schedule for training pictures, with its factors and steps."""
+        some = views[:: math.ceil(len(views) / 32)]
+        shares = [self._shares(view.image) for view in some]
+        kept = [sum(column) / len(column) for column in zip(*shares, strict=True)]  # E(1), E(2), ...
+        least = max(kept[-1], self.reduce_share)
+        factors = [factor for factor, share in enumerate(kept, 1) if share >= least][::-1]
+        length = math.log(1 / least) or 1.0
+        until = [round(self.reduce_until * math.log(kept[r - 1] / least) / length) for r in factors[:-1]]
+        plain: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(Schedule)}
+        if until and self.means.kind in SMOOTH and not (self.means.start or self.means.stop):
+            plain["means"] = replace(self.means, start=until[-1])
+        plain |= {"factors": factors, "until": until}
+        return Schedule(**plain)
+
+    def _shares(self, image: Tensor) -> list[float]:
+        """E(r) of a picture [H,W,3] for r = 1 to `reduce_max`."""
+        import torch
+
+        spectrum = torch.fft.fft2(image.float().mean(2)).abs()
+        rows, columns = (torch.fft.fftfreq(size).abs() for size in spectrum.shape)  # cycles per pixel
+        inside = [(rows <= 0.5 / r, columns <= 0.5 / r) for r in range(1, self.reduce_max + 1)]
+        sums = [float(y.float() @ spectrum @ x.float()) for y, x in inside]
+        return [value / sums[0] if sums[0] else 1.0 for value in sums]
