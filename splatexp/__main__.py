@@ -8,10 +8,12 @@ import sys
 import warnings
 from itertools import islice
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from splatexp import __version__
-from splatexp.config import Loader, build, conf_dir, loader, made
+from splatexp.config import build, conf_dir, loader, made
+from splatexp.loader import Loader
 from splatexp.schema import Refused
 
 if TYPE_CHECKING:
@@ -38,7 +40,8 @@ Runs land in multirun/ of the current directory, or where hydra.run.dir=<folder>
 EXAMPLES = {
     "preset": "preset=memory_low",
     "data": "data=transforms data.path=lego data.downscale=2",
-    "densify": "densify=adc densify.max_gaussians=1_000_000",
+    "densify": "densify=adc densify.grow.score=absgrad densify.max_gaussians=1_000_000",
+    "importance": "importance=mlp",
     "schedule": "schedule=progressive",
     "raster": "raster.prefilter=true",
     "regularizer": "regularizer=[opacity,scale] regularizer.opacity.weight=0.001",
@@ -217,7 +220,8 @@ def _help() -> str:
     lines = []
     for group, example in EXAMPLES.items():
         names = sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
-        lines.append(f"  {group:<12}{' '.join(names)}\n  {'':<12}{example}\n")
+        listed = [*wrap(" ".join(names), 100, break_on_hyphens=False), example]
+        lines.append(f"  {group:<12}" + f"\n{'':<14}".join(listed) + "\n")
     return HELP.format(version=__version__, groups="".join(lines))
 
 

@@ -37,6 +37,10 @@ def explain(text: str, known: Mapping[str, list[str]], options: Callable[[str], 
     if found := re.search(r"Invalid type assigned: .* value: (.*)", text):
         part = next((key for key in known if key.startswith(f"{place}.")), place)
         return f"{place}: expected its settings one by one, such as {part}=..., got {found[1]}"
+    if "does not support deletion" in text:
+        return f"{place}: a setting cannot be deleted"
+    if "is not Optional" in text:
+        return f"{place}: expected a value, got null{where}"
     if "is not a ListConfig" in text:
         return f"{place}: expected a list, written [a,b]{where}"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
@@ -50,7 +54,7 @@ def unknown(key: str, known: Iterable[str]) -> str:
     keys, key = list(known), key.replace("/", ".")
     if key in keys:
         needed = known[key] if isinstance(known, Mapping) else []
-        return f"{key}: needs {' or '.join(needed)}" if needed else f"{key}: write it as {key}=..."
+        return f"{key}: needs {_any_of(needed)}" if needed else f"{key}: write it as {key}=..."
     parent, _, name = key.rpartition(".")
     sisters = {k.rpartition(".")[2]: k for k in keys if k.rpartition(".")[0] == parent}
     others = {k.rpartition(".")[2]: k for k in reversed(keys) if not k.startswith("hydra.")}
@@ -60,6 +64,11 @@ def unknown(key: str, known: Iterable[str]) -> str:
     if parent in keys and not sisters:
         return f"{key}: no such key; {parent} has none"
     return f"{key}: no such key{_or_one_of(name, sisters or [k for k in keys if '.' not in k])}"
+
+
+def _any_of(choices: list[str]) -> str:
+    few = choices if len(choices) <= 4 else [*choices[:3], f"{len(choices) - 3} others"]
+    return " or ".join(few)
 
 
 def _or_one_of(name: str, names: Iterable[str]) -> str:

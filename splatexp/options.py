@@ -1,26 +1,40 @@
-"""All that can be chosen by name. A new plug-in is a dataclass, its line here and its file in conf/."""
+"""All that can be chosen: a new plug-in is a dataclass, its line here and its file in conf/.
+
+What is chosen by name are the files of conf/<group>/: several may have one dataclass, with other values.
+A strategy made of rules is a file alone.
+"""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import get_origin, get_type_hints
 
 
 @cache
 def options() -> dict[str, dict[str, type]]:
-    """Group -> option -> dataclass; an option is called like its class in lower case.
+    """Group -> schema -> dataclass; a schema is called like its class in lower case.
 
     The imports stand inside, so that `--help` does not pay for torch.
     """
-    from splatexp import densify, raster, regularizers, schedules, tracking
+    from splatexp import densify, importance, raster, regularizers, schedules, tracking
     from splatexp.data import builtin, colmap, transforms
 
     table: dict[str, list[type]] = {
         "data": [builtin.Builtin, colmap.Colmap, transforms.Transforms],
         "raster": [raster.CPU, raster.Reference],
-        "schedule": [schedules.Schedule],
-        "densify": [densify.ADC, densify.Fixed],
-        "regularizer": [regularizers.Opacity, regularizers.Scale],
+        "schedule": [schedules.Schedule, schedules.Dash],
+        "densify": [densify.Ruled, densify.Fixed],
+        "importance": [importance.NONE, importance.Logit, importance.MLP, importance.Mask],
+        "regularizer": [
+            regularizers.Opacity,
+            regularizers.Scale,
+            regularizers.ScreenScale,
+            regularizers.SH,
+            regularizers.Erank,
+            regularizers.Thin,
+            regularizers.Transmittance,
+            regularizers.Logit,
+        ],
         "tracker": [tracking.Console, tracking.Csv, tracking.TensorBoard, tracking.WandB],
     }
     return {group: {cls.__name__.lower(): cls for cls in classes} for group, classes in table.items()}
@@ -34,14 +48,23 @@ def has_options(kind: object) -> bool:
     return getattr(kind, "_is_protocol", False) or any(issubclass(cls, kind) for cls in classes)
 
 
-@cache
-def known_keys() -> dict[str, list[str]]:
-    """Every dotted key that some choice of options has -> the choices that it takes, [] where none."""
+def takes_several(group: str) -> bool:
+    """Whether any number of a group's options can be chosen; their settings stand under <group>.<option>."""
+    from splatexp.run import Run
+
+    return get_origin(get_type_hints(Run)[group]) is dict
+
+
+def known_keys(chosen: Mapping[str, Mapping[str, type]]) -> dict[str, list[str]]:
+    """Every dotted key that some choice of options has -> the choices that it takes, [] where none.
+
+    chosen: group -> option -> the dataclass with all its settings.
+    """
     from splatexp.run import Run
 
     keys: dict[str, list[str]] = {key: [] for key in ("preset", *keys_of(Run))}
-    for group, classes in options().items():
-        several = get_origin(get_type_hints(Run)[group]) is dict
+    for group, classes in chosen.items():
+        several = takes_several(group)
         for name, cls in classes.items():
             place = f"{group}.{name}" if several else group
             choice = f"{group}=[{name}]" if several else f"{group}={name}"

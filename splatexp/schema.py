@@ -3,13 +3,15 @@
 A setting is a dataclass field, nothing else. Metadata of a field that is honoured here:
 `unit="steps"`  a window or milestone: it stretches with `steps`, unless it was set on the command line;
 `unit="path"`   a file or folder: made absolute, so that a run can be evaluated from anywhere.
+A dataclass with `others` takes settings by any name, each of the class that this names, as rules are.
+They become fields of a subclass (`having`), so that they are typed and stretch like declared ones.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -17,7 +19,13 @@ from hydra.utils import get_class
 from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 
 from splatexp.explain import unknown
-from splatexp.options import has_options, known_keys
+from splatexp.options import has_options
+
+Known = Callable[[], Mapping[str, list[str]]]  # every key that there is -> the choices that it takes
+
+
+FOLLOWS = "follows from the chosen option and cannot be set"
+STAYS = "a setting cannot be deleted"
 
 
 class Refused(ValueError):
@@ -35,7 +43,7 @@ def schema(cls: type) -> type:
     for field in dataclasses.fields(cls):
         seen = _seen(hints[field.name])
         if seen != hints[field.name]:
-            fields.append((field.name, seen, _default(field, seen)))
+            fields.append((field.name, seen, _default(field)))
     return dataclasses.make_dataclass(f"{cls.__name__}Conf", fields, bases=(cls,), kw_only=True)
 
 
@@ -50,19 +58,20 @@ def _seen(hint: Any) -> Any:
     return hint
 
 
-def _default(field: dataclasses.Field, seen: Any) -> Any:
+def _default(field: dataclasses.Field) -> Any:
     """The field for its type in the schema: a nested dataclass keeps the values that its owner gives it."""
     factory: Any = field.default_factory
     if factory is dataclasses.MISSING:
         return dataclasses.field(default=MISSING, metadata=field.metadata)
+    return dataclasses.field(default_factory=lambda: _as_schema(factory()), metadata=field.metadata)
 
-    def make() -> Any:
-        value = factory()
-        if not dataclasses.is_dataclass(value):
-            return value
-        return seen(**{f.name: getattr(value, f.name) for f in dataclasses.fields(value)})
 
-    return dataclasses.field(default_factory=make, metadata=field.metadata)
+def _as_schema(value: Any) -> Any:
+    """A value, where it is a dataclass as one of its schema, nested ones too."""
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        return value
+    values = {field.name: _as_schema(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    return schema(type(value))(**values)
 
 
 def nodes(cfg: DictConfig, at: str = "") -> Iterator[tuple[str, DictConfig]]:
@@ -78,7 +87,7 @@ def nodes(cfg: DictConfig, at: str = "") -> Iterator[tuple[str, DictConfig]]:
                 yield from nodes(item, f"{at}{key}." if index is None else f"{at}{key}.{index}.")
 
 
-def check(cfg: DictConfig) -> None:
+def check(cfg: DictConfig, known: Known) -> None:
     """Hold every key against its dataclass; what names a dataclass by `_target_` alone gets its schema here.
 
     Raises: Refused.
@@ -87,16 +96,16 @@ def check(cfg: DictConfig) -> None:
         cls = OmegaConf.get_type(node)
         hints = _hints(cls)
         if hints and node._target_ != cls._target_:  # type: ignore[union-attr]
-            raise Refused(f"{at}_target_: follows from the chosen option and cannot be set")
+            raise Refused(f"{at}_target_: {FOLLOWS}")
         keys = [str(key) for key in node if at or key != "hydra"]
         if gone := [name for name in hints if name not in keys]:
-            raise Refused(f"{at}{gone[0]}: a setting cannot be deleted")
+            raise Refused(f"{at}{gone[0]}: {STAYS}")
         for key in keys:
             if hints and key not in hints:
-                raise Refused(unknown(f"{at}{key}", known_keys()))
+                raise Refused(unknown(f"{at}{key}", known()))
             empty_or_plain = OmegaConf.get_type(node, key) in (dict, type(None))
             if hints.get(key) is Any or not hints and empty_or_plain:
-                _lay_schema(node, key, at)
+                _lay_schema(node, key, at, known)
 
 
 def _hints(cls: Any) -> dict[str, Any]:
@@ -107,7 +116,7 @@ def _hints(cls: Any) -> dict[str, Any]:
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
 
 
-def _lay_schema(node: DictConfig, key: str, at: str) -> None:
+def _lay_schema(node: DictConfig, key: str, at: str, known: Known) -> None:
     """Make sure that an option is one of a dataclass."""
     if OmegaConf.is_missing(node, key):
         return
@@ -117,38 +126,80 @@ def _lay_schema(node: DictConfig, key: str, at: str) -> None:
     if dataclasses.is_dataclass(OmegaConf.get_type(child)):
         return
     if "_target_" not in child:
-        raise Refused(unknown(f"{at}{key}", known_keys()))
-    cls = get_class(child["_target_"])
+        raise Refused(unknown(f"{at}{key}", known()))
+    try:
+        cls = get_class(child["_target_"])
+    except (ImportError, ValueError) as error:
+        raise Refused(f"{at}{key}._target_: expected a dataclass, got {child['_target_']}") from error
     if not dataclasses.is_dataclass(cls):
         raise Refused(f"{at}{key}._target_: expected a dataclass, got {child['_target_']}")
+    with open_dict(child):
+        for name in [name for name in _further(cls, child) if child[name] is None]:
+            del child[name]  # what a file builds on has it, and the file takes it away
+    try:
+        cls = with_others(cls, child, f"{at}{key}.")
+    except ValueError as error:
+        raise Refused(str(error)) from error
     with open_dict(node):
-        node[key] = OmegaConf.merge(OmegaConf.structured(schema(cls)), child)
+        node[key] = OmegaConf.structured(schema(cls))
+    node[key].merge_with(child)  # where it belongs, so that an error names the whole key
 
 
-def fit(layer: DictConfig, cfg: DictConfig) -> None:
-    """Make `cfg` ready for a layer, which may change `steps`, and the layer for the options chosen in `cfg`.
+def with_others(cls: Any, node: DictConfig, at: str = "") -> type:
+    """The class with all settings of a mapping as fields.
 
-    Windows in `cfg` are scaled to the layer's steps. What the layer says of options that were not chosen is
-    left out: a preset's words on one strategy do not hinder another.
+    Raises: ValueError for what is neither declared nor makes a new one, its key after `at`.
     """
-    if "steps" in layer and isinstance(layer.steps, int):
-        scale(cfg, layer.steps / cfg.steps)
-    _leave_out(layer, cfg)
+    names = [name for name in _further(cls, node) if node[name] is not None]
+    for name in names:
+        first = dataclasses.fields(cls.others)[0].name
+        if not OmegaConf.is_dict(node[name]) or first not in node[name]:
+            sisters = [f"{at}{sister}" for sister in (*_hints(cls), *names) if sister != name]
+            raise ValueError(f"{unknown(at + name, sisters)} ({at}{name}.{first} would make a new one)")
+    try:
+        return cls.having(*names) if names else cls
+    except ValueError as error:
+        raise ValueError(f"{at}{error}") from error
 
 
-def _leave_out(layer: DictConfig, cfg: DictConfig, at: str = "") -> None:
+def _further(cls: Any, node: DictConfig) -> list[str]:
+    """The settings in a mapping beyond the fields of a class that takes others."""
+    declared = {"_target_", *_hints(cls)}
+    return [str(key) for key in node if key not in declared] if hasattr(cls, "others") else []
+
+
+def loosen(node: DictConfig) -> DictConfig:
+    """The settings of a class with `others` as a plain mapping of typed values: one can be added or deleted.
+
+    `check` makes it whole again. Of any other class: the node itself.
+    """
+    if not hasattr(OmegaConf.get_type(node), "others"):
+        return node
+    return OmegaConf.create({key: node._get_node(key) for key in node})
+
+
+def loosen_options(cfg: DictConfig) -> None:
+    """`loosen` every option, so that the command line may do so."""
+    for _, node in list(nodes(cfg)):
+        for key, hint in _hints(OmegaConf.get_type(node)).items():
+            if hint is Any and not OmegaConf.is_missing(node, key) and OmegaConf.is_dict(node[key]):
+                node[key] = loosen(node[key])
+
+
+def leave_out(layer: DictConfig, cfg: DictConfig, known: Known, at: str = "") -> None:
+    """Leave out of a layer what it says of options that `cfg` does not have."""
     for key in [str(key) for key in layer]:
-        if key not in cfg.keys() and known_keys().get(at + key):
+        if key not in cfg.keys() and known().get(at + key):
             del layer[key]
         elif key in cfg and OmegaConf.is_dict(cfg[key]) and OmegaConf.is_dict(layer[key]):
-            _leave_out(layer[key], cfg[key], f"{at}{key}.")
+            leave_out(layer[key], cfg[key], known, f"{at}{key}.")
 
 
-def scale(cfg: DictConfig, factor: float, said: Collection[str] = ()) -> None:
-    """Scale windows and milestones; those whose keys were `said` stay."""
+def scale(cfg: DictConfig, factor: float, which: Callable[[str], bool] = lambda key: True) -> None:
+    """Scale windows and milestones whose keys are meant."""
     for at, node in nodes(cfg):
         for name in _measured(node, "steps"):
-            if at + name not in said and not OmegaConf.is_interpolation(node, name):
+            if which(at + name) and not OmegaConf.is_interpolation(node, name):
                 value = node[name]
                 several = OmegaConf.is_list(value)
                 node[name] = [_scaled(v, factor) for v in value] if several else _scaled(value, factor)

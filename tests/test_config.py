@@ -1,8 +1,10 @@
 """Composing, refusing, scaling, building: everything that is known of Hydra."""
 
 import ast
+import copy
 import dataclasses
 import os
+import textwrap
 from functools import cache
 from pathlib import Path
 
@@ -10,15 +12,16 @@ import pytest
 import yaml
 
 import splatexp
-from splatexp.config import build, compose, conf_dir, load_run, loader
+from splatexp.config import build, compose, conf_dir, load_run, loader, option
+from splatexp.densify import Fixed, Rule, Ruled
 from splatexp.explain import unknown
-from splatexp.options import known_keys, options
+from splatexp.options import options, takes_several
 from splatexp.run import Run
 from splatexp.schema import Refused
 
 GROUPS = sorted(folder.name for folder in conf_dir().iterdir() if folder.is_dir())
 PRESETS = sorted(path.stem for path in (conf_dir() / "preset").glob("*.yaml"))
-SEVERAL = ("regularizer", "tracker")
+SEVERAL = [group for group in options() if takes_several(group)]
 
 
 def choose(group: str, name: str) -> str:
@@ -35,20 +38,19 @@ def test_every_file_composes_and_builds(group, name):
     assert isinstance(run, Run)
     if group in options():
         option = getattr(run, group)[name] if group in SEVERAL else getattr(run, group)
-        assert type(option) in options()[group].values()
+        assert isinstance(option, tuple(options()[group].values()))
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize("words", [["densify=fixed"], ["schedule=full"], ["schedule=warmup", "tracker=[]"]])
+@pytest.mark.parametrize("words", [["densify=none"], ["schedule=full"], ["schedule=warmup", "tracker=[]"]])
 def test_presets_go_with_every_other_choice(preset, words):
     assert build(compose([f"preset={preset}", *words])).steps > 0
 
 
-def test_every_option_has_its_file_and_every_file_a_comment_or_a_schema():
+def test_every_schema_has_a_file_and_every_preset_a_comment():
     for group, classes in options().items():
-        files = {path.stem for path in (conf_dir() / group).glob("*.yaml")}
-        missing = {name for name in classes if name not in files and group != "schedule"}
-        assert not missing
+        texts = [path.read_text() for path in (conf_dir() / group).glob("*.yaml")]
+        assert all(any(f"/schema/{group}/{name}@_here_" in text for text in texts) for name in classes)
     for path in (conf_dir() / "preset").glob("*.yaml"):
         assert path.read_text().startswith("# @package _global_\n# ")
 
@@ -76,7 +78,7 @@ def test_composing_gives_plain_objects():
     run = build(compose(["regularizer=[opacity,scale]", "tracker=[csv]"]))
     assert list(run.regularizer) == ["opacity", "scale"] and list(run.tracker) == ["csv"]
     assert type(run.regularizer) is dict and type(run.schedule.factors) is list
-    assert type(run) is Run and type(run.densify) is options()["densify"]["adc"]
+    assert type(run) is Run and isinstance(run.densify, Ruled)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +121,23 @@ def test_composing_gives_plain_objects():
         ("data=null", "expected the name of an option"),
         ("data=colmap", "data.path: expected a value, got none"),
         ("densify._target_=os.system", "cannot be set"),
-        ("+densify@data=fixed", "Merge error"),
+        ("+densify@data=none", "Merge error"),
+        ("densify.grow.scroe=edge", "densify.grow.scroe: no such key; did you mean densify.grow.score?"),
+        ("densify.grwo.operate=prune", "densify.grwo: no such key; did you mean densify.grow?"),
+        ("+densify.grwo.score=age", "densify.grow? (densify.grwo.operate would make a new one)"),
+        ("+densify.plan.operate=prune", "densify.plan: expected another name"),
+        ("+densify.a-b.operate=prune", "densify.a-b: expected another name"),
+        ("+densify.extra.operate=prnue", "densify.extra.operate: expected one of"),
+        ("+densify.extra={operate: prune, scroe: age}", "densify.extra.scroe: no such key; did you mean"),
+        ("~densify.every", "densify.every: a setting cannot be deleted"),
+        ("~densify.reset", "densify.reset: a setting cannot be deleted"),
+        ("~densify.grow.most", "densify.grow.most: a setting cannot be deleted"),
+        ("~model.sh_degree", "model.sh_degree: a setting cannot be deleted"),
+        ("~densify.lagre", "densify.lagre: no such key; did you mean densify.large?"),
+        ("densify.large=null", "densify.large: expected a value, got null"),
+        ("densify={_target_: os.system}", "cannot be set"),
+        ("preset=[quick,qiuck]", "preset=qiuck: no such option of preset; did you mean quick?"),
+        ("steps=${log_every}", "steps: expected a whole number"),
     ],
 )
 def test_refused_in_one_line(word, said):
@@ -150,10 +168,131 @@ def test_an_option_from_outside_needs_only_its_target(tmp_path):
     file.parent.mkdir()
     file.write_text("_target_: splatexp.densify.strategy.Fixed\nmax_gaussians: 7\n")
     cfg = loader(str(tmp_path)).job("config", ["preset=inria", "densify=mine"])
-    assert build(cfg).densify == options()["densify"]["fixed"](max_gaussians=7)
+    assert build(cfg).densify == Fixed(max_gaussians=7)
     file.write_text("_target_: splatexp.densify.strategy.Fixed\nmax_gausians: 7\n")
     with pytest.raises(Refused, match=r"did you mean densify.max_gaussians\?"):
         loader(str(tmp_path)).job("config", ["densify=mine"])
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder for --config-dir: `write(place, text)` fills it, `job(*words)` builds a run with it."""
+
+    class Folder:
+        def write(self, place, text):
+            file = tmp_path / f"{place}.yaml"
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(textwrap.dedent(text))
+
+        def job(self, *words):
+            return build(loader(str(tmp_path)).job("config", words))
+
+    return Folder()
+
+
+def test_a_strategy_is_one_file_and_an_ablation_one_override(folder):
+    folder.write(
+        "densify/mine",
+        """\
+        defaults:
+          - /schema/densify/ruled@_here_
+          - _self_
+        every: 50
+        weed: {operate: prune, score: opacity, select: below, threshold: 0.01, start: 6_000}
+        grow: {operate: clone, score: absgrad}
+        """,
+    )
+    mine = folder.job("preset=inria", "densify=mine", "densify.grow.threshold=1e-3", "densify.weed.most=10")
+    weed = Rule("prune", "opacity", "below", 0.01, start=6_000, most=10)
+    assert mine.densify == Ruled(every=50, weed=weed, grow=Rule("clone", "absgrad", threshold=1e-3))
+    assert list(mine.densify.rules) == ["weed", "grow"]  # in the order of the file
+    short = folder.job("densify=mine", "steps=3000", "densify.stop=7").densify
+    assert (short.weed.start, short.start, short.stop) == (600, 50, 7)  # a rule's windows stretch too
+
+
+def test_a_strategy_may_build_on_another(folder):
+    folder.write(
+        "densify/mine",
+        """\
+        defaults: [adc, _self_]
+        grow: {score: absgrad}
+        large: null
+        old: {operate: prune, score: age, threshold: 900}
+        """,
+    )
+    adc, mine = option("densify", "adc"), folder.job("preset=inria", "densify=mine").densify
+    assert list(mine.rules) == ["grow", "faint", "old"] and mine.faint == adc.faint
+    assert mine.grow == dataclasses.replace(adc.grow, score="absgrad") and mine.old.threshold == 900
+    with pytest.raises(Refused, match="densify.old: needs densify=mine"):
+        folder.job("densify.old.threshold=3")
+    folder.write("preset/words", "# @package _global_\ndensify: {old: {most: 5}, large: {most: 6}}")
+    both = [folder.job("preset=words", f"densify={name}").densify for name in ("mine", "adc")]
+    assert both[0].old.most == 5 and both[1].large.most == 6  # what the strategy does not have is left out
+    assert folder.job("preset=words", "densify=none").densify == Fixed()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("grow: {scroe: age}", "densify.grow.scroe: no such key; did you mean densify.grow.score?"),
+        ("rset: {every: 0}", "densify.rset: no such key; did you mean densify.reset?"),
+        ("evry: 3", "densify.evry: no such key; did you mean densify.every?"),
+        ("every: often", "densify.every: expected a whole number, got 'often'"),
+        ("plan: {operate: prune}", "densify.plan: expected another name"),
+    ],
+)
+def test_a_strategy_with_a_mistake_is_refused_with_its_file(folder, text, said):
+    folder.write("densify/mine", f"defaults: [adc, _self_]\n{text}\n")
+    with pytest.raises(Refused) as caught:
+        folder.job("densify=mine")
+    line = str(caught.value)
+    assert line.startswith(said) and line.endswith("(in densify/mine)") and "\n" not in line
+
+
+def test_the_command_line_adds_and_deletes_rules():
+    plain = option("densify", "adc")
+    words = ["+densify.extra.operate=prune", "densify.extra.score=age", "densify.extra.most=3"]
+    run = build(compose(["preset=inria", "~densify.large", *words]))
+    extra = Rule("prune", "age", most=3)
+    assert run.densify == Ruled(grow=plain.grow, faint=plain.faint, extra=extra)
+    again = build(compose(["preset=inria", "+densify.extra={operate: prune, score: age, most: 3}"]))
+    assert again.densify == Ruled(**plain.rules, extra=extra)
+
+
+def test_rules_by_name_are_fields():
+    rules = {"first": Rule("clone"), "second": Rule("prune", "age")}
+    one, other = Ruled(every=7, **rules), Ruled(every=7, **dict(reversed(rules.items())))
+    assert one == Ruled(every=7, **rules) and one != other  # the order counts
+    assert isinstance(one, Ruled) and list(one.rules) == ["first", "second"] == list(reversed(other.rules))
+    assert dataclasses.replace(one, every=8) == Ruled(every=8, **rules)
+    assert copy.deepcopy(one) == one and dataclasses.asdict(one)["second"]["score"] == "age"
+    with pytest.raises(TypeError, match="evry"):
+        Ruled(evry=3)
+    with pytest.raises(ValueError, match="plan: expected another name"):
+        Ruled(plan=Rule())
+
+
+def test_presets_can_be_several_and_later_ones_win(folder):
+    folder.write("preset/paper", "# @package _global_\ndensify: {start: 6_000}\nraster: {near: 0.5}\n")
+    run = folder.job("preset=[quick,paper]", "schedule=progressive")
+    assert (run.steps, run.densify.start, run.raster.near) == (2000, 400, 0.5)
+    assert run.schedule.until == [200, 800] and run.densify.stop == 1_300
+    assert folder.job("preset=[quick,paper]", "steps=3000").densify.start == 600
+    alone = folder.job("preset=paper")
+    assert (alone.steps, alone.densify.start, alone.densify.stop) == (30_000, 6_000, 15_000)
+    last = folder.job("preset=[quick,inria]")
+    assert (last.steps, last.densify.start, last.raster.near) == (30_000, 500, 0.2)
+    assert list(last.densify.rules) == ["grow", "faint", "large"] and last.densify.large.threshold == 0.1
+    assert folder.job("preset=[]").densify == option("densify", "adc")
+
+
+def test_quick_is_quick_with_any_strategy():
+    for steps, start, stop in ((2000, 200, 1300), (3000, 300, 1950)):
+        control = build(compose([f"steps={steps}"])).densify
+        assert (control.start, control.stop, control.max_gaussians) == (start, stop, 200_000)
+        assert (control.grow.threshold, control.large.threshold, control.reset.every) == (3e-4, 100, 0)
+    other = build(compose(["densify=adc"])).densify
+    assert (other.start, other.stop, other.max_gaussians) == (33, 1000, 200_000)  # the paper's windows
 
 
 def test_steps_stretch_windows_but_not_what_was_said():
@@ -197,11 +336,13 @@ def test_a_run_comes_back_from_its_folder(tmp_path):
     from omegaconf import OmegaConf
 
     words = ["preset=memory_low", "steps=500", "regularizer=[scale]", "tracker=[csv,wandb]", "seed=3"]
+    words += ["+densify.odd.operate=prune", "densify.odd.score=age"]
     cfg = compose(words)
     (tmp_path / ".hydra").mkdir()
     file = tmp_path / ".hydra" / "config.yaml"
     OmegaConf.save(cfg, file)
     assert load_run(tmp_path) == build(cfg)
+    assert list(load_run(tmp_path).densify.rules) == ["grow", "faint", "large", "odd"]
     text = file.read_text()
     cases = {text + "stpes: 5\n": "did you mean steps", text + "  - :": "config.yaml", "[": "config.yaml"}
     for broken, said in cases.items():
@@ -230,17 +371,18 @@ def test_the_nearest_key_is_a_sister_before_it_is_of_another_family():
 
 
 def test_every_key_is_read_by_the_code():
-    keys = known_keys()
+    keys = loader().known
     inner = {key.rpartition(".")[0] for key in keys} | {f"tracker.{name}" for name in options()["tracker"]}
     leaves = [key for key in keys if key not in inner and key != "preset"]
     assert not [key for key in leaves if key.rpartition(".")[2] not in names_in_code()]
 
 
 def test_every_field_of_every_option_is_a_key():
+    known = loader().known
     for group, classes in options().items():
         for name, cls in classes.items():
             place = f"{group}.{name}" if group in SEVERAL else group
-            assert all(f"{place}.{field.name}" in known_keys() for field in dataclasses.fields(cls))
+            assert all(f"{place}.{field.name}" in known for field in dataclasses.fields(cls))
 
 
 @cache
