@@ -47,6 +47,21 @@ class Loss:
         return terms
 
 
+ERRORS = ("l1", "l2", "ssim")
+
+
+def error_map(image: Tensor, target: Tensor, kind: str, *, backend: str) -> Tensor:
+    """How far each pixel is off, [C,H,W]: |difference| or its square, or 1 - SSIM, mean over the channels.
+
+    Args:
+        image, target: [C,H,W,3], the image unclamped.
+    """
+    if kind == "ssim":
+        return 1 - ssim(image, target, backend=backend).mean(-1)
+    difference = image - target
+    return (difference.abs() if kind == "l1" else difference.square()).mean(-1)
+
+
 def psnr(image: Tensor, target: Tensor, mask: Tensor | None = None) -> float:
     """Peak signal-to-noise ratio of a training view, dB, clamped to [0,1]; for show, not for results."""
     squares = (image.detach().clamp(0, 1) - target).square()

@@ -3,6 +3,7 @@
 Notation: C cameras, N Gaussians, [C,H,W,3] pictures before any clamp.
 """
 
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from splatexp.cameras import Camera
 from splatexp.choices import check_range
 from splatexp.splats import Splats
-from splatexp_kernels.blend import Attribution, attribute, blend
+from splatexp_kernels.blend import ALWAYS, LEFT_OUT, Attribution, attribute, blend
 from splatexp_kernels.project import project
 from splatexp_kernels.sh import sh
 from splatexp_kernels.tiles import Tiles, tiles
@@ -30,10 +31,12 @@ class Render:
     radii: Tensor  # [C,N,2] px
     visible: Tensor  # [C,N] bool, not culled
     scales: Tensor  # [N,3] activated, in the graph
-    opacities: Tensor  # [N] activated, in the graph
-    blended: Tensor  # [C,N] opacities as they were blended, compensated where prefiltered
+    opacities: Tensor  # [N] activated, in the graph, before dropout
+    blended: Tensor  # [C,N] opacities as they were blended: after dropout, compensated where prefiltered
     absgrad: Tensor | None  # [C,N,2] px^-1, filled by backward
     tiles: Tiles
+    colors: Tensor  # [C,N,3] before blending, in the graph; 0 where not visible
+    background: Tensor | None  # [C,3]; None: black
 
     @property
     def width(self) -> int:
@@ -60,6 +63,7 @@ class Rasterizer:
     cull_radius_px: float = 0.0  # Gaussians of this half extent or less are not drawn
 
     backend: ClassVar[str]  # of the kernels, also those of the loss and the optimizer
+    offers: ClassVar[frozenset[str]] = frozenset(Attribution._fields)  # what `attribute` can give
 
     def __post_init__(self) -> None:
         if not 0 <= self.near < self.far:
@@ -80,6 +84,7 @@ class Rasterizer:
         background: Tensor | None = None,
         absgrad: bool = False,
         depth: bool = False,
+        dropout: Tensor | None = None,
     ) -> Render:
         """Draw the Gaussians.
 
@@ -88,13 +93,15 @@ class Rasterizer:
             background: [C,3] behind what stays transparent; None: black.
             absgrad: have backward fill `absgrad`.
             depth: also blend the depths.
+            dropout: [N] factors of the opacities in this picture, which stay at most 1; None: 1.
 
         Raises: RuntimeError where the kernels are missing, with the remedy.
         """
-        scales, opacities = splats.scales, splats.opacities
+        scales, opacities = splats.drawn()
         width, height = camera.width, camera.height
+        present = opacities if dropout is None else _dropped(opacities, dropout)
         means2d, conics, depths, radii, compensations = project(
-            splats.means, splats.quats, scales, opacities, camera.viewmats, camera.Ks, width, height,
+            splats.means, splats.quats, scales, present, camera.viewmats, camera.Ks, width, height,
             eps2d=self.eps2d, near=self.near, far=self.far, cull_radius_px=self.cull_radius_px,
             prefilter=self.prefilter, backend=self.backend,
         )  # fmt: skip
@@ -103,42 +110,77 @@ class Rasterizer:
         visible = radii[..., 0] > 0
         shN = splats.shN if sh_degree else splats.shN.detach()  # no gradient, no optimizer step
         colors = sh(sh_degree, splats.means, camera.centers, splats.sh0, shN, visible, backend=self.backend)
-        blended = opacities * compensations if self.prefilter else opacities.expand(len(camera), -1)
+        blended = present * compensations if self.prefilter else present.expand(len(camera), -1)
         binned = tiles(
             means2d, radii, depths, width, height,
             tile_size=self.tile_size, per_tile_max=self.per_tile_max, backend=self.backend,
         )  # fmt: skip
         buffer = torch.zeros_like(means2d) if absgrad else None
+        channels, behind = colors, background
         if depth:
-            colors = torch.cat([colors, depths[..., None]], -1)
-            background = None if background is None else torch.nn.functional.pad(background, (0, 1))
+            channels = torch.cat([colors, depths[..., None]], -1)
+            behind = None if background is None else torch.nn.functional.pad(background, (0, 1))
         image, alpha = blend(
-            means2d, conics, colors, blended, binned, width, height, background=background,
+            means2d, conics, channels, blended, binned, width, height, background=behind,
             max_splats_per_pixel=self.max_splats_per_pixel, absgrad=buffer, backend=self.backend,
         )  # fmt: skip
         expected = image[..., 3:] / alpha.clamp_min(1e-8) if depth else None
         image = image[..., :3] if depth else image
         return Render(
-            image,
-            alpha,
-            expected,
-            means2d,
-            conics,
-            radii,
-            visible,
-            scales,
-            opacities,
-            blended,
-            buffer,
-            binned,
-        )
+            image, alpha, expected, means2d, conics, radii, visible, scales, opacities, blended, buffer,
+            binned, colors, background,
+        )  # fmt: skip
 
-    def attribute(self, render: Render, maps: Tensor, threshold: float = 0.0) -> Attribution:
-        """Every Gaussian's exact share in pixel maps [C,H,W,M]; a pixel above `threshold` is a hit."""
+    def attribute(
+        self,
+        render: Render,
+        maps: Tensor,
+        threshold: float = 0.0,
+        target: Tensor | None = None,
+        *,
+        want: Collection[str] | None = None,
+    ) -> Attribution:
+        """Every Gaussian's exact share in the pixels of a render, dropout included.
+
+        Args:
+            maps: [C,H,W,M]; M may be 0.
+            threshold: a map's pixel above it is a hit.
+            target: [C,H,W,3] what the picture should be, for what leaving a Gaussian out would do.
+            want: names of the fields; the cheap ALWAYS come anyway. None: those, and with `target` LEFT_OUT.
+        """
+        if want is None:
+            want = ALWAYS if target is None else (*ALWAYS, *LEFT_OUT)
         return attribute(
             render.means2d, render.conics, render.blended, render.tiles, render.width, render.height, maps,
-            threshold=threshold, max_splats_per_pixel=self.max_splats_per_pixel, backend=self.backend,
+            threshold=threshold, max_splats_per_pixel=self.max_splats_per_pixel, want=want,
+            colors=render.colors, image=render.image, target=target, backend=self.backend,
         )  # fmt: skip
+
+
+def attribute_by_autograd(draw: Callable[[Tensor], Tensor], count: int, maps: Tensor) -> Attribution:
+    """Shares in pixel maps [C,H,W,M] for a rasterizer that can only be differentiated.
+
+    A pixel of `draw` is a sum of weights times features, so the gradient of sum(map * picture) with respect
+    to a feature is the sum of weight times map, whatever the features are: here 0.
+
+    Args:
+        draw: features [C,N,D] -> picture [C,H,W,D] on black, for any D, blended as they are: no SH, no
+            offset. Geometry and opacities are those of the render; they need no gradient, and get none.
+        count: N.
+
+    Returns: weight_sum and weighted; the others, which are not linear, are None.
+    """
+    maps = torch.nn.functional.pad(maps.detach(), (0, 1), value=1.0)  # the last map is of ones
+    with torch.enable_grad():
+        features = maps.new_zeros(len(maps), count, maps.shape[-1], requires_grad=True)
+        (shares,) = torch.autograd.grad((draw(features) * maps).sum(), features)
+    return Attribution(shares[..., -1], None, shares[..., :-1], None, None)
+
+
+def _dropped(opacities: Tensor, dropout: Tensor) -> Tensor:
+    if dropout.shape != opacities.shape:
+        raise ValueError(f"dropout: expected {list(opacities.shape)}, got {tuple(dropout.shape)}")
+    return (opacities * dropout).clamp_max(1)
 
 
 @dataclass

@@ -13,13 +13,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from splatexp.choices import check_choice, check_range
 from splatexp.densify.strategy import Strategy
+from splatexp.dropout import Dropout
 from splatexp.evaluate import Evaluate
+from splatexp.importance import Importance
 from splatexp.losses import Loss
+from splatexp.model import Model
 from splatexp.optimizer import Adam
 from splatexp.raster import Rasterizer
 from splatexp.regularizers import Regularizer
 from splatexp.schedules import Schedule
-from splatexp.splats import Model
+from splatexp.smoothing import Smoothing
 from splatexp.tracking import Console, Tracker, Trackers
 
 if TYPE_CHECKING:
@@ -53,6 +56,9 @@ class Run:
     optimizer: Adam = field(default_factory=Adam)
     schedule: Schedule
     densify: Strategy
+    importance: Importance
+    dropout: Dropout = field(default_factory=Dropout)
+    smoothing: Smoothing = field(default_factory=Smoothing)
     regularizer: dict[str, Regularizer] = field(default_factory=dict)
     tracker: dict[str, Tracker] = field(default_factory=dict)
     log_every: int = 50  # steps
@@ -64,6 +70,13 @@ class Run:
         check_range("threads", self.threads, 0)
         check_range("log_every", self.log_every, 1)
         check_choice("objective", self.objective, OBJECTIVES)
+        if missing := self.densify.wants - self.raster.offers:
+            raise ValueError(
+                f"densify: expected scores that raster={self.raster.backend} can gather, "
+                f"got some that read {', '.join(sorted(missing))}"
+            )
+        if "importance" in self.densify.words and not self.importance.learns:
+            raise ValueError("importance: expected logit, mlp or mask, as a rule reads it, got none")
 
     def __call__(self, folder: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
         """Everything from loading to the summary, into `folder`.  Returns: what metrics.json holds."""
@@ -82,6 +95,8 @@ class Run:
         _forget_peak()
         self.settle()
         scene = self.data.load()
+        for penalty in self.regularizer.values():
+            penalty.check(scene)
         return scene, self.model(scene, self.seed)
 
     def fit(
@@ -110,11 +125,13 @@ class Run:
         trained = train(
             splats, scene,
             raster=self.raster, loss=self.loss, optimizer=self.optimizer, schedule=self.schedule,
-            densify=self.densify, regularizers=self.regularizer, tracker=trackers, log_every=self.log_every,
+            densify=self.densify, importance=self.importance, dropout=self.dropout, smoothing=self.smoothing,
+            regularizers=self.regularizer, tracker=trackers, log_every=self.log_every,
             steps=self.steps, seed=self.seed, progress=shows, on_step=self._between(scene, trackers),
         )  # fmt: skip
-        save_ply(folder / "point_cloud.ply", splats)
-        save_splat(folder / "point_cloud.splat", splats)
+        baked = splats.baked()
+        save_ply(folder / "point_cloud.ply", baked)
+        save_splat(folder / "point_cloud.splat", baked)
         result = evaluate(
             splats, self.raster, scene, folder, self.evaluate,
             train_seconds=trained.seconds, wall_seconds=time.perf_counter() - self._began,

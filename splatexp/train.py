@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -10,7 +11,9 @@ import torch
 from torch import Tensor
 
 from splatexp.data.scene import Scene
-from splatexp.densify.strategy import Strategy
+from splatexp.densify.strategy import Context, Strategy
+from splatexp.dropout import Dropout
+from splatexp.importance import Importance
 from splatexp.losses import Loss, psnr
 from splatexp.optimizer import Adam
 from splatexp.progress import Bar
@@ -18,6 +21,7 @@ from splatexp.raster import Rasterizer
 from splatexp.regularizers import Regularizer
 from splatexp.schedules import Schedule
 from splatexp.seeds import generator
+from splatexp.smoothing import Smoothing
 from splatexp.splats import Splats
 
 
@@ -38,44 +42,46 @@ class TrainResult:
 
 
 def train(
-    splats: Splats,
-    scene: Scene,
-    *,
-    raster: Rasterizer,
-    loss: Loss,
-    optimizer: Adam,
-    schedule: Schedule,
-    densify: Strategy,
-    regularizers: Mapping[str, Regularizer] | None = None,
-    tracker: Log | None = None,
-    log_every: int = 50,
-    steps: int,
-    start: int = 0,
-    seed: int = 0,
-    progress: bool = True,
+    splats: Splats, scene: Scene, *, raster: Rasterizer, loss: Loss, optimizer: Adam, schedule: Schedule,
+    densify: Strategy, importance: Importance, dropout: Dropout, smoothing: Smoothing,
+    regularizers: Mapping[str, Regularizer], tracker: Log | None = None, log_every: int = 50,
+    steps: int, start: int = 0, seed: int = 0, progress: bool = True,
     on_step: Callable[[int, Splats], None] | None = None,
-) -> TrainResult:
+) -> TrainResult:  # fmt: skip
     """Fit the Gaussians to the training views, in place; `on_step` is called after every step, off the clock.
 
     Raises: FloatingPointError when the loss is not finite, before anything is updated by it.
     """
-    seconds, total = 0.0, math.nan
+    seconds, total, rows = 0.0, math.nan, Counter[str]()
+    if not start:
+        importance.begin(splats, seed)
+    schedule = schedule.fitted(scene.train)
+    context = Context(seed=seed, steps=steps, scene=scene, raster=raster)
     with Bar(start, steps, progress) as bar:
         for step in range(start, steps):
             began = time.perf_counter()
-            view = scene.train[scene.sample(step, seed)]
+            view, factor = scene.train[scene.sample(step, seed)], schedule.factor(step)
             behind = _background(scene, step, seed)
-            target, mask, camera = view.target(schedule.factor(step), behind)
+            target, mask, camera = view.target(factor, behind)
             degree, absgrad = schedule.sh_degree(step, splats.sh_degree), "absgrad" in densify.channels(step)
-            render = raster(splats, camera, sh_degree=degree, background=behind[None], absgrad=absgrad)
+            dropped = dropout.factors(step, steps, len(splats), seed)
+            render = raster(
+                splats, camera, sh_degree=degree, background=behind[None], absgrad=absgrad, dropout=dropped
+            )
             terms = loss(render.image, target, mask, backend=raster.backend)
-            terms |= {name: r(render) for name, r in (regularizers or {}).items() if r.active(step)}
+            active = {name: r for name, r in regularizers.items() if r.active(step)}
+            terms |= {name: r(render, splats, step, steps) for name, r in active.items()}
+            terms |= importance.terms(splats, render, step, steps)
             total = _backward(terms, step)
             densify.observe(step, splats, render, camera)
-            rates = {"means": schedule.means(step, steps), "others": schedule.others(step, steps)}
-            optimizer.step(splats, step, **rates, visible=render.visible, backend=raster.backend)
-            for edit in densify.plan(step, splats, seed):
-                splats.apply(edit)
+            rates = schedule.rates(step, steps, len(splats), splats.initial, splats.sh_degree)
+            optimizer.step(splats, step, rates=rates, visible=render.visible, backend=raster.backend)
+            importance.update(splats, step, steps, raster.backend, seed)
+            context.factor, context.sh_degree = factor, degree
+            context.rate = optimizer.means * rates["means"] * splats.extent
+            for edit in densify.plan(step, splats, context):
+                rows[edit.by] += splats.apply(edit)
+            smoothing.update(splats, scene.train, step, steps)
             seconds += time.perf_counter() - began
 
             last = step + 1 == steps
@@ -86,7 +92,9 @@ def train(
                 values = {name: term.item() for name, term in terms.items()}
                 values |= {"loss": total, "psnr": psnr(render.image, target, mask), "seconds": seconds}
                 values |= {"num_gaussians": len(splats), "sh_degree": degree}
-                tracker.log(step, values | {f"lr_{name}": rate for name, rate in rates.items()})
+                values |= {f"lr_{name}": rate for name, rate in rates.items()}
+                tracker.log(step, values | {f"rows_{name}": n for name, n in rows.items() if n})
+                rows.clear()
             if on_step is not None:
                 on_step(step, splats)
     return TrainResult(seconds, steps - start, total)

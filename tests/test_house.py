@@ -13,18 +13,19 @@ import splatexp_kernels
 from splatexp.config import conf_dir
 
 PACKAGE, KERNELS = Path(splatexp.__file__).parent, Path(splatexp_kernels.__file__).parent
-HYDRA = {"config", "schema", "__main__"}  # who may know of Hydra and OmegaConf
-KERNEL_DOORS = {"raster", "losses", "optimizer", "run", "provenance"}
+HYDRA = {"config", "loader", "schema", "__main__"}  # who may know of Hydra and OmegaConf
+KERNEL_DOORS = {"densify.noise", "raster", "losses", "optimizer", "importance.learned", "run", "provenance"}
 ENTRY_POINTS = {"__main__", "finished", "evaluate", "render"}  # who may print, and open a finished run
 ONLY = {  # module -> what of the package it may import
-    "train": {"data.scene", "densify.strategy", "losses", "optimizer", "progress", "raster", "regularizers"}
-    | {"schedules", "seeds", "splats"},
+    "train": {"data.scene", "densify.strategy", "dropout", "importance", "losses", "optimizer", "progress"}
+    | {"raster", "regularizers", "schedules", "seeds", "smoothing", "splats"},
     "explain": set(),
     "choices": set(),
     "atomic": set(),
     "schema": {"explain", "options"},
-    "config": {"data", "explain", "options", "run", "schema"},
-    "__main__": {"", "config", "schema"},
+    "loader": {"data", "explain", "options", "schema"},
+    "config": {"explain", "loader", "options", "run", "schema"},
+    "__main__": {"", "config", "loader", "schema"},
 }
 NOT_BELOW = {"config", "run", "__main__", "finished", "train", "evaluate", "render"}  # they call the others
 HEAVY = ["torchmetrics", "torchvision", "lpips", "wandb", "tensorboard", "gsplat", "scipy", "imageio"]

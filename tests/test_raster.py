@@ -2,7 +2,8 @@ import pytest
 import tiny
 import torch
 
-from splatexp.raster import CPU, Reference
+from splatexp.raster import CPU, Reference, attribute_by_autograd
+from splatexp_kernels.blend import ALWAYS, LEFT_OUT, blend
 
 
 def test_depth_alpha_and_background_agree():
@@ -46,6 +47,71 @@ def test_attribution_adds_up_to_the_alpha():
     share = raster.attribute(render, torch.ones(1, 16, 20, 1), 0.5)
     assert share.weight_sum.sum().item() == pytest.approx(render.alpha.sum().item(), rel=1e-4)
     torch.testing.assert_close(share.weighted[..., 0], share.weight_sum)
+
+
+def test_attribution_gives_what_is_asked_for():
+    splats, camera, maps = tiny.splats(), tiny.cameras(2), torch.rand(2, 16, 20, 2)
+    raster, target = Reference(max_splats_per_pixel=4), torch.rand(2, 16, 20, 3)
+    render = raster(splats, camera, sh_degree=1, background=torch.rand(2, 3), depth=True)
+    fields = {"want": {"removal", "dominant"}}
+    asked = [{}, {"target": target}, {"target": target, **fields}, {"want": {"covered"}}]
+    given = [{*ALWAYS}, {*ALWAYS, *LEFT_OUT}, {*ALWAYS, "removal", "dominant"}, {*ALWAYS, "covered"}]
+    for question, names in zip(asked, given, strict=True):
+        shares = raster.attribute(render, maps, 0.5, **question)._asdict()
+        assert {name for name, tensor in shares.items() if tensor is not None} == names <= raster.offers
+    with pytest.raises(ValueError, match="target: expected a tensor"):
+        raster.attribute(render, maps, **fields)
+
+
+def test_removal_is_the_loss_of_leaving_a_gaussian_out():
+    splats, camera, raster = tiny.splats(init_opacity=0.1), tiny.cameras(1), Reference()
+    target, background = torch.rand(1, 16, 20, 3), torch.tensor([[0.2, 0.5, 0.9]])
+
+    def drawn(**more):
+        return raster(splats, camera, sh_degree=1, background=background, **more)
+
+    whole = drawn()
+    shares = raster.attribute(whole, target[..., :0], target=target)
+    for row in (0, 7, 59):
+        without = drawn(dropout=(torch.arange(60) != row).float())
+        change = (without.image - whole.image).square().sum()
+        loss = (without.image - target).square().sum() - (whole.image - target).square().sum()
+        torch.testing.assert_close(shares.removal[0, row], change, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(shares.removal_loss[0, row], loss, atol=1e-4, rtol=1e-4)
+
+
+def test_autograd_finds_the_linear_shares():
+    splats, camera, raster = tiny.splats(), tiny.cameras(2), Reference()
+    render, maps = raster(splats, camera, sh_degree=1), torch.rand(2, 16, 20, 3)
+
+    def draw(features):
+        geometry = (render.means2d.detach(), render.conics.detach(), features, render.blended.detach())
+        return blend(*geometry, render.tiles, 20, 16, backend="reference")[0]
+
+    with torch.no_grad():  # as density control asks
+        found = attribute_by_autograd(draw, len(splats), maps)
+    exact = raster.attribute(render, maps)
+    torch.testing.assert_close(found.weight_sum, exact.weight_sum)
+    torch.testing.assert_close(found.weighted, exact.weighted)
+    assert found.pixels is None and found.weight_max is None and splats.means.grad is None
+    torch.testing.assert_close(attribute_by_autograd(draw, 60, maps[..., :0]).weight_sum, exact.weight_sum)
+
+
+def test_dropout_factors_the_opacities():
+    splats, camera, raster = tiny.splats(), tiny.cameras(1), Reference(prefilter=True)
+    plain = raster(splats, camera, sh_degree=1)
+    factors = torch.where(torch.arange(60) % 3 == 0, 0.0, 1.5)
+    render = raster(splats, camera, sh_degree=1, dropout=factors)
+    assert torch.equal(render.opacities, plain.opacities)  # the parameters stay as they are
+    assert not render.visible[0, ::3].any() and not render.blended[0, ::3].any()
+    seen = render.visible[0] & plain.visible[0]
+    ratio = (render.blended / plain.blended)[0, seen]
+    expected = (1.5 * plain.opacities[seen]).clamp_max(1) / plain.opacities[seen]
+    torch.testing.assert_close(ratio, expected)
+    ones = raster(splats, camera, sh_degree=1, dropout=torch.ones(60))
+    assert torch.equal(ones.image, plain.image)
+    with pytest.raises(ValueError, match=r"dropout: expected \[60\], got \(59,\)"):
+        raster(splats, camera, sh_degree=1, dropout=torch.ones(59))
 
 
 @pytest.mark.parametrize(

@@ -4,16 +4,22 @@ import pytest
 import tiny
 import torch
 
-from splatexp.densify import ADC, Fixed, Reset, Rule
+from splatexp.config import option
+from splatexp.densify import Fixed, Reset, Rule
+from splatexp.dropout import Dropout
+from splatexp.importance import NONE
 from splatexp.losses import Loss
+from splatexp.model import Model
 from splatexp.optimizer import Adam
 from splatexp.raster import Reference
 from splatexp.regularizers import Opacity
 from splatexp.schedules import Schedule
-from splatexp.splats import PARAMS, Model
+from splatexp.smoothing import Smoothing
+from splatexp.splats import PARAMS
 from splatexp.train import train
 
-BUSY = ADC(
+BUSY = option(
+    "densify", "adc",
     every=5, start=4, stop=26, max_gaussians=66, densify_add=3,
     reset=Reset(every=10, stop=26), large=Rule("prune", "size", "above", 0.5, start=10),
 )  # fmt: skip
@@ -21,7 +27,8 @@ BUSY = ADC(
 
 def fit(splats, scene, steps, **more):
     parts = {"raster": Reference(), "loss": Loss(), "optimizer": Adam(), "densify": Fixed()}
-    parts |= {"schedule": Schedule(sh_every=8), "progress": False}
+    parts |= {"schedule": Schedule(sh_every=8), "importance": NONE(), "dropout": Dropout()}
+    parts |= {"smoothing": Smoothing(), "regularizers": {}, "progress": False}
     return train(splats, scene, steps=steps, **(parts | more))
 
 

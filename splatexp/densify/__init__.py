@@ -1,7 +1,8 @@
 """Density control: which Gaussians are born and which go."""
 
-from splatexp.densify.adc import ADC
-from splatexp.densify.rules import Reset, Rule
-from splatexp.densify.strategy import Fixed, Ruled, Strategy
+from splatexp.densify.policy import Fade, Reset
+from splatexp.densify.rules import Rule
+from splatexp.densify.strategy import Context, Fixed, Ruled, Strategy
+from splatexp.densify.survey import Survey
 
-__all__ = ["ADC", "Fixed", "Reset", "Rule", "Ruled", "Strategy"]
+__all__ = ["Context", "Fade", "Fixed", "Reset", "Rule", "Ruled", "Strategy", "Survey"]

@@ -1,57 +1,75 @@
-"""Rules of density control, each when x score x gate x select x budget x operate, and the opacity policy."""
+"""Rules of density control: each is when x score x gate x select x budget x operate."""
 
+import math
 import re
 from dataclasses import dataclass, field
 from functools import cache
 
 import torch
+from torch import Tensor
 
 from splatexp.choices import check_choice, check_range
 from splatexp.densify.operate import OPERATORS, Shape
-from splatexp.densify.score import SCORES
+from splatexp.densify.policy import due
+from splatexp.densify.score import evaluate, needs, parse
 from splatexp.densify.select import SELECTORS, select
 from splatexp.schedules import STEPS
-from splatexp.splats import Edit, Overwrite, Splats
-
-
-def due(step: int, every: int, start: int, stop: int) -> bool:
-    """Whether an event follows a step (from 0): with so many steps done, start < done < stop.
-
-    `every` 0 is never, `stop` 0 without an end. This is how the papers count: "500 < iteration < 15,000".
-    """
-    done = step + 1
-    return every > 0 and done % every == 0 and start < done and (done < stop or not stop)
+from splatexp.splats import Edit, Splats
 
 
 @dataclass
 class Rule:
     """One way in which rows change at an event.
 
-    gate: conditions that a row must meet besides, such as "age > 300" or "views >= 2"; the words are scores.
+    gate: conditions that a row must meet besides, such as "age > 300" or "edge / weight >= 2", of scores.
+    The last seven are the operator's: one that it does not read is refused, 0 or "" is its own default.
     """
 
     operate: str = "clone_or_split"  # one of OPERATORS
-    score: str = "grad2d"  # one of SCORES
+    score: str = "grad2d"  # a word or a product of words, see score.py
     select: str = "above"  # one of SELECTORS
-    threshold: float = 2e-4
+    threshold: float = 2e-4  # a score, or a share of the rows that pass the gate, as the selector has it
     gate: list[str] = field(default_factory=list)
     most: int = 0  # rows per event, best-scored first; 0: no limit
+    share: float = 0.0  # of all rows, likewise
+    keep: int = 0  # pruning leaves so many rows at least
     every: int = 0  # steps between its events; 0: at every event of the strategy
     start: int = field(default=0, metadata=STEPS)
     stop: int = field(default=0, metadata=STEPS)  # 0: with the strategy
     pause: int = 0  # no event within so many steps after an opacity reset
-    dense: float = 0.01  # up to this size, in extents, clone_or_split clones
-    shrink: float = 1.6  # a split's children are smaller by this
+    after_reset: int = 0  # only at the event so many steps after an opacity reset; 0: at any
+    grace: int = 0  # no row younger than so many steps
+    grace_end: int = 0  # the grace at `stop`, on a straight line from that at `start`; 0: it stays
+    dense: float = 0.0  # up to this size, in extents, clone_or_split clones
+    shrink: float = 0.0  # children are smaller by this
+    opacity: str = ""  # of children: copy, revised, mcmc, scaled
+    dim: float = 0.0  # scaled: the factor
+    offset: float = 0.0  # how far children are from their parent
+    distance: float = 0.0  # up to this, in extents, two rows may merge
+    similarity: float = 0.0  # up to this difference of shape
 
     def __post_init__(self) -> None:
         check_choice("rule.operate", self.operate, OPERATORS)
-        check_choice("rule.score", self.score, SCORES)
         check_choice("rule.select", self.select, SELECTORS)
+        parse(self.score)
         for condition in self.gate:
             _condition(condition)
-        for name in ("most", "every", "start", "stop", "pause", "dense"):
+        for name in ("most", "keep", "every", "start", "stop", "pause", "after_reset", "grace", "grace_end"):
             check_range(f"rule.{name}", getattr(self, name), 0)
-        check_range("rule.shrink", self.shrink, 1e-3)
+        check_range("rule.share", self.share, 0, 1)
+        if SELECTORS[self.select].share:
+            check_range("rule.threshold", self.threshold, 0, 1)
+        if self.grace_end and not self.stop:
+            raise ValueError(f"rule.grace_end: expected a rule with a stop, got {self.grace_end} without")
+        if self.keep and self.operate != "prune":
+            raise ValueError(f"rule.keep: expected 0 with operate={self.operate}, got {self.keep}")
+        OPERATORS[self.operate].check(self.shape())
+
+    def shape(self, most: int = 0) -> Shape:
+        """What the operator reads; `most` pairs merge."""
+        return Shape(
+            self.dense, self.shrink, self.opacity, self.dim, self.offset, self.distance, self.similarity, most
+        )
 
     @property
     def births(self) -> int:
@@ -59,80 +77,76 @@ class Rule:
         return OPERATORS[self.operate].births
 
     @property
+    def words(self) -> set[str]:
+        """Words of its score and its gate."""
+        texts = (self.score, *(_condition(condition)[0] for condition in self.gate))
+        return {word for text in texts for _, word in parse(text)}
+
+    @property
     def needs(self) -> set[str]:
         """Statistics that its score and its gate read."""
-        words = (self.score, *(_condition(condition)[0] for condition in self.gate))
-        return {name for word in words for name in SCORES[word].needs}
+        return {name for word in self.words for name in needs(word)}
 
     def fires(self, step: int) -> bool:
         """Whether it takes part in an event of its strategy after a step."""
         return due(step, self.every or 1, self.start, self.stop)
 
+    def graced(self, step: int) -> float:
+        """The age from which it touches a row."""
+        if not self.grace_end:
+            return self.grace
+        share = (step + 1 - self.start) / max(1, self.stop - self.start)
+        return self.grace + (self.grace_end - self.grace) * min(1.0, max(0.0, share))
+
     def plan(
-        self, step: int, splats: Splats, random: torch.Generator, *, least: int = 0, most: int | None = None
+        self,
+        step: int,
+        splats: Splats,
+        random: torch.Generator,
+        *,
+        least: int = 0,
+        most: int | None = None,
     ) -> Edit | None:
-        """The edit of one event, or None where no row is selected."""
-        scores = SCORES[self.score].value(splats, step)
-        allowed = torch.ones_like(scores, dtype=torch.bool)
+        """The edit of one event, or None where no row is selected.
+
+        Args:
+            least, most: rows, as for `select`; of a merge `most` are pairs.
+        """
+        scores = evaluate(self.score, splats, step, random)
+        allowed = self._allowed(step, splats, random)
+        limits = [self.most or None, math.ceil(self.share * len(splats)) if self.share else None, most]
+        limits += [max(0, len(splats) - self.keep)] if self.keep else []
+        limit = min((limit for limit in limits if limit is not None), default=None)
+        pairs = self.operate == "merge"
+        rows = select(
+            self.select, scores, self.threshold, allowed, splats.uid,
+            least=least, most=None if pairs else limit, random=random,
+        )  # fmt: skip
+        if not len(rows) or limit == 0:
+            return None
+        shape = self.shape((limit or 0) if pairs else 0)
+        return OPERATORS[self.operate].plan(splats, rows, shape, step, random)
+
+    def _allowed(self, step: int, splats: Splats, random: torch.Generator) -> Tensor:
+        """Rows [N] that pass the gate and have outlived their grace."""
+        allowed = step - splats.born >= self.graced(step)
         for condition in self.gate:
             word, above, closed, bound = _condition(condition)
-            value = SCORES[word].value(splats, step)
+            value = evaluate(word, splats, step, random)
             value, edge = (value, bound) if above else (-value, -bound)
             allowed &= value >= edge if closed else value > edge
-        limits = [limit for limit in (self.most or None, most) if limit is not None]
-        rows = select(
-            self.select,
-            scores,
-            self.threshold,
-            allowed,
-            splats.uid,
-            least=least,
-            most=min(limits, default=None),
-        )
-        if not len(rows):
-            return None
-        return OPERATORS[self.operate].plan(splats, rows, Shape(self.dense, self.shrink), step, random)
+        return allowed
 
 
 @cache
 def _condition(text: str) -> tuple[str, bool, bool, float]:
     """`age >= 300` as (score, whether above, whether the bound itself will do, bound)."""
-    found = re.fullmatch(r"\s*(\w+)\s*([<>])(=?)\s*(\S+)\s*", text)
+    found = re.fullmatch(r"\s*([\w\s*/]+?)\s*([<>])(=?)\s*(\S+)\s*", text)
     try:
         bound = float(found[4]) if found else None
     except ValueError:
         bound = None
     if found is None or bound is None:
         raise ValueError(f'rule.gate: expected such as "age > 300", got {text!r}')
-    check_choice("rule.gate", found[1], SCORES)
+    parse(found[1], "rule.gate")
     return found[1], found[2] == ">", bool(found[3]), bound
-
-
-@dataclass
-class Reset:
-    """The opacity policy of 3DGS: now and then no opacity above `value`, and its moments 0."""
-
-    every: int = 3000  # 0: never
-    value: float = 0.01
-    start: int = field(default=0, metadata=STEPS)
-    stop: int = field(default=15_000, metadata=STEPS)
-
-    def __post_init__(self) -> None:
-        check_range("reset.every", self.every, 0)
-        check_range("reset.value", self.value, 1e-6, 1 - 1e-6)
-
-    def due(self, step: int) -> bool:
-        """Whether it follows a step."""
-        return due(step, self.every, self.start, self.stop)
-
-    def within(self, step: int, pause: int) -> bool:
-        """Whether one came in the last `pause` steps before a step."""
-        if not self.every:
-            return False
-        last = step // self.every * self.every  # steps done at the last multiple before this event
-        return 0 < last and step + 1 - last <= pause and self.due(last - 1)
-
-    def plan(self, splats: Splats) -> Overwrite:
-        """The clamped logits."""
-        top = torch.tensor(self.value).logit().item()
-        return Overwrite("opacity_logits", splats.opacity_logits.detach().clamp_max(top))

@@ -1,0 +1,278 @@
+"""Looking at training views just before an event: who has how much of the picture, its error, its edges.
+
+All views are looked at with the same Gaussians, so that their numbers compare, and only when a rule is about
+to read them: gathering the same along training would cost a pass over the picture in every step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from splatexp.choices import check_choice, check_range
+from splatexp.densify.stats import CHANNELS, COUNTS, Sight, add, channel
+from splatexp.geometry import footprint as footprint_radius
+from splatexp.losses import ERRORS, error_map
+from splatexp.raster import Rasterizer
+from splatexp.seeds import generator
+from splatexp.splats import Splats
+
+if TYPE_CHECKING:
+    from splatexp.data.scene import Scene, View
+
+EMA = 0.9  # of the moving average over surveys
+
+
+@dataclass
+class Context:
+    """What an event may look at besides the rows."""
+
+    seed: int = 0
+    steps: int = 0  # of the run
+    rate: float = 0.0  # the means' learning rate at this step, world units
+    factor: int = 1  # by which the pictures are reduced at this step
+    sh_degree: int = 0
+    scene: Scene | None = None
+    raster: Rasterizer | None = None
+
+
+@dataclass
+class Survey:
+    """How a survey looks: `error` and `hit` say what is badly drawn, the rest what a footprint is."""
+
+    views: int = 10  # training views, drawn for each event; 0: all
+    factor: int = 1  # the pictures are reduced by this besides; sums over pixels are scaled back
+    error: str = "l1"  # of a pixel: l1, l2 (mean over channels) or ssim (1 - SSIM)
+    hit: float = 0.1  # a pixel whose L1 is above this share of the view's range of L1 is a hit
+    footprint: str = "exact"  # projected covariance, or "fast": largest scale times focal length over depth
+    r_min: float = 0.0  # px, footprints are clamped to it
+    r_max: float = 0.0  # px, and to this; 0: no limit
+
+    def __post_init__(self) -> None:
+        check_range("survey.views", self.views, 0)
+        check_range("survey.factor", self.factor, 1)
+        check_choice("survey.error", self.error, ERRORS)
+        check_range("survey.hit", self.hit, 0, 1)
+        check_choice("survey.footprint", self.footprint, ("exact", "fast"))
+        check_range("survey.r_min", self.r_min, 0)
+        check_range("survey.r_max", self.r_max, 0)
+        if 0 < self.r_max < self.r_min:
+            raise ValueError(f"survey.r_max: expected at least r_min={self.r_min}, got {self.r_max}")
+
+    @torch.no_grad()
+    def __call__(self, names: Iterable[str], splats: Splats, step: int, context: Context) -> None:
+        """Fill the statistics of these names from views drawn by (seed, step)."""
+        names = set(names)
+        averages = {name.partition(".")[0] for name in names if name.endswith(".ema")}
+        names |= {"surveyed"} | {f"{base}.sum" for base in averages}
+        for name in names:
+            if not name.endswith(".ema"):
+                splats.row_stat(name).zero_()
+        if context.scene is None or context.raster is None:
+            raise ValueError(f"densify: {', '.join(sorted(names))} need a scene to look at, got none")
+        bases = {name.partition(".")[0] for name in names} - set(COUNTS)
+        views = context.scene.train
+        drawn = torch.randperm(len(views), generator=generator("survey", context.seed, step))
+        for index in drawn[: self.views or None].sort().values.tolist():
+            add(names, self._look(views[index], bases, splats, context))
+        for base in averages:
+            _average(base, splats)
+
+    def _look(self, view: View, bases: set[str], splats: Splats, context: Context) -> Sight:
+        """Draw a view and share its pixel maps out."""
+        assert context.raster is not None and context.scene is not None
+        wants = {want for base in bases for want in CHANNELS[base].wants}
+        behind = torch.tensor(context.scene.background or (0.0, 0.0, 0.0))
+        factor = min(self.factor * context.factor, view.camera.width, view.camera.height)
+        target, mask, camera = view.target(factor, behind)
+        render = context.raster(splats, camera, sh_degree=context.sh_degree, background=behind[None])
+        names = sorted({name for base in bases for name in CHANNELS[base].maps})
+        maps = self._maps(names, render.image, target, mask, context.raster.backend)
+        stacked = torch.stack(list(maps.values()), -1)[None] if maps else render.image[..., :0]
+        footprints = None
+        shares = context.raster.attribute(render, stacked, self.hit, target, want=wants)
+        if "footprint" in bases:
+            footprints = footprint_radius(
+                splats.means, splats.quats, splats.drawn()[0], camera.viewmats, camera.Ks, camera.width,
+                camera.height, method=self.footprint, eps2d=context.raster.eps2d, near=context.raster.near,
+            )[0] * factor  # fmt: skip
+            footprints = footprints.clamp(self.r_min, self.r_max or float("inf"))
+        return Sight(splats, camera, render, shares.pixels[0] > 0, factor, shares, maps, footprints)
+
+    def _maps(
+        self, names: list[str], image: Tensor, target: Tensor, mask: Tensor | None, backend: str
+    ) -> dict[str, Tensor]:
+        """Pixel maps [H,W] by name."""
+        maps = {}
+        for name in names:
+            if name == "error":
+                pixels = error_map(image, target, self.error, backend=backend)
+            elif name == "edge":
+                pixels = edges(target)
+            elif name == "residual":
+                pixels = _stretched(error_map(image, target, "l1", backend=backend))
+            else:
+                assert name == "taming"
+                residual = _stretched(error_map(image, target, "l1", backend=backend))
+                pixels = 50 * residual + 50 * _stretched(edges(target))
+            maps[name] = (pixels if mask is None else pixels * mask[..., 0])[0].contiguous()
+        return maps
+
+
+def _average(base: str, splats: Splats) -> None:
+    """Carry the moving average of a channel on; a row's first survey starts it."""
+    average, known, seen = (splats.row_stat(name) for name in (f"{base}.ema", f"{base}.known", "surveyed"))
+    mean = splats.row_stat(f"{base}.sum") / seen.clamp_min(1)
+    new = torch.where(known > 0, EMA * average + (1 - EMA) * mean, mean)
+    average.copy_(torch.where(seen > 0, new, average))
+    known.copy_(((known > 0) | (seen > 0)).float())
+
+
+def edges(image: Tensor) -> Tensor:
+    """How much a pixel's grey stands out from its eight neighbours, [C,H,W] in [0,1].
+
+    Args:
+        image: [C,H,W,3] in [0,1].
+    """
+    grey = (image @ image.new_tensor([0.299, 0.587, 0.114]))[:, None]
+    kernel = image.new_full((1, 1, 3, 3), -1.0)
+    kernel[0, 0, 1, 1] = 8.0
+    padded = torch.nn.functional.pad(grey, (1, 1, 1, 1), mode="replicate")
+    return torch.nn.functional.conv2d(padded, kernel)[:, 0].abs().clamp_max(1)
+
+
+def _stretched(pixels: Tensor) -> Tensor:
+    """[C,H,W] stretched to [0,1]."""
+    low, high = pixels.amin(), pixels.amax()
+    return (pixels - low) / (high - low).clamp_min(1e-12)
+
+
+def _share(sight: Sight, of: str, name: str) -> Tensor:
+    """A field [1,N,M] of the shares at the map of a name."""
+    assert sight.shares is not None
+    return getattr(sight.shares, of)[0, :, list(sight.maps).index(name)].float() * sight.factor**2
+
+
+def _field(sight: Sight, name: str) -> Tensor:
+    """A field [1,N] of the shares."""
+    assert sight.shares is not None
+    return getattr(sight.shares, name)[0].float()
+
+
+@channel("weight_sum", survey=True)
+def weight(sight: Sight) -> Tensor:
+    """Sum of the weights."""
+    return _field(sight, "weight_sum") * sight.factor**2
+
+
+@channel("weight_max", survey=True)
+def peak(sight: Sight) -> Tensor:
+    """Largest weight. Source: Niemeyer et al. 2024, "RadSplat", eq. 8."""
+    return _field(sight, "weight_max")
+
+
+@channel("pixels", survey=True)
+def pixels(sight: Sight) -> Tensor:
+    """Pixels that it has a part in."""
+    return _field(sight, "pixels") * sight.factor**2
+
+
+@channel("dominant", survey=True)
+def dominant(sight: Sight) -> Tensor:
+    """Pixels in which no weight is larger. Source: Fang and Wang 2024, "Mini-Splatting", section 4.1."""
+    return _field(sight, "dominant") * sight.factor**2
+
+
+@channel("weighted", survey=True, maps=("error",))
+def error(sight: Sight) -> Tensor:
+    """Sum of weight times error: E_k of a view. Source: Rota Bulo et al. 2024, eq. 5."""
+    return _share(sight, "weighted", "error")
+
+
+@channel("weighted", survey=True, maps=("edge",))
+def edge(sight: Sight) -> Tensor:
+    """Sum of weight times edge."""
+    return _share(sight, "weighted", "edge")
+
+
+@channel("covered", survey=True, maps=("edge",))
+def edge_cover(sight: Sight) -> Tensor:
+    """Sum of the edge over the pixels it has a part in, by its mean. Source: Deng et al. 2025."""
+    covered = _share(sight, "covered", "edge")
+    return covered / covered[sight.seen].mean().clamp_min(1e-12) if sight.seen.any() else covered
+
+
+@channel("hits", survey=True, maps=("residual",))
+def hits(sight: Sight) -> Tensor:
+    """Badly drawn pixels that it has a part in. Source: Ren et al. 2025, "FastGS"."""
+    return _share(sight, "hits", "residual")
+
+
+@channel("hits", survey=True, maps=("error", "residual"))
+def hits_loss(sight: Sight) -> Tensor:
+    """The same, times the view's mean error."""
+    return hits(sight) * sight.maps["error"].mean()
+
+
+@channel("removal", survey=True)
+def removal(sight: Sight) -> Tensor:
+    """Squared change of the picture if it were left out, summed. Source: GaussianPOP 2026, eq. 6."""
+    return _field(sight, "removal") * sight.factor**2
+
+
+@channel("removal_loss", survey=True)
+def removal_loss(sight: Sight) -> Tensor:
+    """Rise of the squared error if it were left out; below 0 for what does harm."""
+    return _field(sight, "removal_loss") * sight.factor**2
+
+
+@channel("sensitivity", survey=True)
+def sensitivity(sight: Sight) -> Tensor:
+    """Squared derivative of the colours by its falloff, summed. Source: Hanson et al. 2025, Speedy-Splat."""
+    return _field(sight, "sensitivity") * sight.factor**2
+
+
+@channel("pixels", survey=True)
+def footprint(sight: Sight) -> Tensor:
+    """Radius on screen, px: three standard deviations of the longer axis."""
+    assert sight.footprints is not None
+    return torch.where(sight.seen, sight.footprints, 0)
+
+
+@channel("pixels", survey=True, maps=("error",))
+def error_near(sight: Sight) -> Tensor:
+    """Mean error of the 9 x 9 pixels round its centre."""
+    pixels = sight.maps["error"]
+    blurred = torch.nn.functional.avg_pool2d(pixels[None], 9, 1, 4, count_include_pad=False)[0]
+    x, y = sight.render.means2d[0].floor().long().unbind(-1)
+    inside = sight.seen & (x >= 0) & (x < pixels.shape[1]) & (y >= 0) & (y < pixels.shape[0])
+    value = blurred[y.clamp(0, pixels.shape[0] - 1), x.clamp(0, pixels.shape[1] - 1)]
+    return torch.where(inside, value, 0)
+
+
+@channel("covered", "distance", "pixels", "weight_sum", survey=True, maps=("error", "taming"))
+def taming(sight: Sight) -> Tensor:
+    """Nine features, each by its median, mixed; times the view's error.
+
+    Source: Mallick et al. 2024, "Taming 3DGS", section 3.2, with the coefficients of its code.
+    """
+    splats = sight.splats
+    scales = splats.drawn()[0]
+    gradient = splats.row_stat("grad2d.sum") / splats.row_stat("views").clamp_min(1)
+    depth = splats.means @ sight.camera.viewmats[0, 2, :3] + sight.camera.viewmats[0, 2, 3]
+    features = (
+        (25, gradient), (100, splats.opacities), (5, depth), (10, sight.render.radii[0].amax(1).float()),
+        (25, scales.prod(1)), (50, _field(sight, "distance")), (10, _share(sight, "covered", "taming")),
+        (0.1, _field(sight, "pixels")), (50, _field(sight, "weight_sum")),
+    )  # fmt: skip
+    total = sum(coefficient * _by_median(feature, sight.seen) for coefficient, feature in features)
+    return 50 * sight.maps["error"].mean() * torch.where(sight.seen, total, 0)  # type: ignore[arg-type]
+
+
+def _by_median(feature: Tensor, seen: Tensor) -> Tensor:
+    positive = feature[seen & (feature > 0)]
+    return feature / positive.median() if len(positive) else torch.zeros_like(feature)
