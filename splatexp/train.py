@@ -52,7 +52,7 @@ def train(
 
     Raises: FloatingPointError when the loss is not finite, before anything is updated by it.
     """
-    seconds, total, rows = 0.0, math.nan, Counter[str]()
+    seconds, control, total, rows = 0.0, 0.0, math.nan, Counter[str]()
     if not start:
         importance.begin(splats, seed)
     schedule = schedule.fitted(scene.train)
@@ -73,14 +73,18 @@ def train(
             terms |= {name: r(render, splats, step, steps) for name, r in active.items()}
             terms |= importance.terms(splats, render, step, steps)
             total = _backward(terms, step)
+            watched = time.perf_counter()
             densify.observe(step, splats, render, camera)
+            control += time.perf_counter() - watched
             rates = schedule.rates(step, steps, len(splats), splats.initial, splats.sh_degree)
             optimizer.step(splats, step, rates=rates, visible=render.visible, backend=raster.backend)
             importance.update(splats, step, steps, raster.backend, seed)
             context.factor, context.sh_degree = factor, degree
             context.rate = optimizer.means * rates["means"] * splats.extent
+            watched = time.perf_counter()
             for edit in densify.plan(step, splats, context):
                 rows[edit.by] += splats.apply(edit)
+            control += time.perf_counter() - watched
             smoothing.update(splats, scene.train, step, steps)
             seconds += time.perf_counter() - began
 
@@ -91,7 +95,7 @@ def train(
             if tracker is not None and (last or (step + 1) % log_every == 0):
                 values = {name: term.item() for name, term in terms.items()}
                 values |= {"loss": total, "psnr": psnr(render.image, target, mask), "seconds": seconds}
-                values |= {"num_gaussians": len(splats), "sh_degree": degree}
+                values |= {"seconds_densify": control, "num_gaussians": len(splats), "sh_degree": degree}
                 values |= {f"lr_{name}": rate for name, rate in rates.items()}
                 tracker.log(step, values | {f"rows_{name}": n for name, n in rows.items() if n})
                 rows.clear()
