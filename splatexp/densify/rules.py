@@ -130,6 +130,8 @@ class Rule:
     def _allowed(self, step: int, splats: Splats, random: torch.Generator) -> Tensor:
         """Rows [N] that pass the gate and have outlived their grace."""
         allowed = step - splats.born >= self.graced(step)
+        if self.needs:  # of what an earlier rule of this event made, no statistic is known yet
+            allowed &= (splats.born < step) | (splats.generation == 0)
         for condition in self.gate:
             word, above, closed, bound = _condition(condition)
             value = evaluate(word, splats, step, random)
