@@ -9,6 +9,7 @@ import torch
 from splatexp.densify import Context, Fade, Reset, Rule, Ruled
 from splatexp.densify.growth import Growth
 from splatexp.densify.noise import Noise
+from splatexp.raster import Reference
 
 OFF = Reset(every=0)
 
@@ -101,6 +102,15 @@ def test_grace_keeps_the_young_and_may_lengthen():
     splats.born.copy_(torch.tensor([0, 699, 700]))
     run(One(rule=rule, stop=0), splats, 1100)  # 420 steps of grace
     assert splats.uid.tolist() == [1, 2]
+
+
+def test_what_was_just_born_has_no_statistic_to_be_judged_by():
+    weak = Rule("prune", "weight_sum", "below", 1.0)
+    grow = Rule("clone", "opacity", "top", 0.1)
+    splats = tiny.splats(10)
+    both = Ruled(reset=OFF, grow=grow, weak=weak)
+    run(both, splats, 600, scene=tiny.scene(), raster=Reference())
+    assert splats.born.max() == 599, "a clone of this event is not pruned for what nobody has measured"
 
 
 def test_gradient_protects_what_is_weak():

@@ -98,7 +98,7 @@ class Survey:
         if "footprint" in bases:
             footprints = footprint_radius(
                 splats.means, splats.quats, splats.drawn()[0], camera.viewmats, camera.Ks, camera.width,
-                camera.height, method=self.footprint, eps2d=context.raster.eps2d, near=context.raster.near,
+                camera.height, method=self.footprint, eps2d=0.0, near=context.raster.near,
             )[0] * factor  # fmt: skip
             footprints = footprints.clamp(self.r_min, self.r_max or float("inf"))
         return Sight(splats, camera, render, shares.pixels[0] > 0, factor, shares, maps, footprints)
@@ -238,7 +238,7 @@ def sensitivity(sight: Sight) -> Tensor:
 
 @channel("pixels", survey=True)
 def footprint(sight: Sight) -> Tensor:
-    """Radius on screen, px: three standard deviations of the longer axis."""
+    """Radius on screen, px: three standard deviations of the longer axis, without the rasterizer's blur."""
     assert sight.footprints is not None
     return torch.where(sight.seen, sight.footprints, 0)
 
