@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 
-def check_choice(name: str, value: str, options: Iterable[str]) -> None:
-    """Hold a setting against its options.
+def check_choice(name: str, value: str, options: Iterable[str], listed: Iterable[str] = ()) -> None:
+    """Hold a setting against its options; the message lists all of them, or where they are many some.
 
     Raises: ValueError that names the nearest option.
     """
@@ -13,7 +13,7 @@ def check_choice(name: str, value: str, options: Iterable[str]) -> None:
     if value not in options:
         near = get_close_matches(value, options, n=1, cutoff=0.5)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"{name}: expected one of {', '.join(options)}, got {value!r}{hint}")
+        raise ValueError(f"{name}: expected one of {', '.join(list(listed) or options)}, got {value!r}{hint}")
 
 
 def check_range(name: str, value: float, low: float, high: float = float("inf")) -> None:

@@ -56,7 +56,8 @@ class Adam:
 
     Between updates that `update_every` or `sh_every` hold back, gradients add up in `.grad` (a sum, not a
     mean) and move with their rows; an update takes the sum and drops it. What has not been taken by the end
-    of a run is lost. Density control is not concerned: it reads `means2d.grad` of each step's render.
+    of a run is lost. Density control is not concerned, for it reads `means2d.grad` of each step's render, but
+    for the channels `grad3d` and `opacity_pull`, which see the sum so far.
 
     Source: Kerbl et al. 2023; several steps per update: "Improved-GS" (arXiv 2508.12313); SH at a slower
     pace: Mallick et al. 2024, "Taming 3DGS".

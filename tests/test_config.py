@@ -74,6 +74,12 @@ def test_the_values_of_the_presets():
     assert all(r.densify.reset.value > r.densify.faint.threshold for r in three)  # else a reset prunes all
 
 
+@pytest.mark.parametrize("name", sorted(path.stem for path in (conf_dir() / "densify").glob("*.yaml")))
+def test_what_presets_say_of_the_faint_is_an_opacity(name):
+    faint = getattr(option("densify", name), "faint", None)
+    assert faint is None or (faint.operate, faint.score, faint.select) == ("prune", "opacity", "below")
+
+
 def test_composing_gives_plain_objects():
     run = build(compose(["regularizer=[opacity,scale]", "tracker=[csv]"]))
     assert list(run.regularizer) == ["opacity", "scale"] and list(run.tracker) == ["csv"]

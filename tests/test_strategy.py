@@ -113,6 +113,18 @@ def test_what_was_just_born_has_no_statistic_to_be_judged_by():
     assert splats.born.max() == 599, "a clone of this event is not pruned for what nobody has measured"
 
 
+def test_cadences_of_rules_share_a_count_and_begin_anew_together():
+    often = Rule("clone", "grad2d", "above", 9.0)
+    seldom = Rule("prune", "absgrad", "above", 1.5, every=200)
+    splats, strategy = tiny.splats(3), Ruled(reset=OFF, often=often, seldom=seldom)
+    for done in (600, 700, 800):
+        splats.row_stat("grad2d.sum").add_(1.0)
+        splats.row_stat("absgrad.sum").add_(1.0)  # a mean of 1, whoever reads it when
+        splats.row_stat("views").add_(1.0)
+        assert run(strategy, splats, done) == []
+    assert not any(splats.stats[name].any() for name in ("grad2d.sum", "absgrad.sum", "views"))
+
+
 def test_gradient_protects_what_is_weak():
     splats = tiny.splats(3)
     splats.row_stat("grad2d.sum").copy_(torch.tensor([1e-3, 1e-5, 1e-3]))

@@ -169,6 +169,28 @@ def test_random_scores_follow_the_generator():
     assert torch.equal(one, two) and len(one.unique()) == 5
 
 
+def test_what_is_masked_out_is_no_error():
+    splats, scene = tiny.splats(), tiny.scene()
+    for view in scene.train:
+        view.mask = torch.arange(20).expand(16, 20) < 10
+    spoilt = tiny.scene()
+    for view, other in zip(spoilt.train, scene.train, strict=True):
+        view.mask = other.mask
+        view.image = torch.where(view.mask[..., None], view.image, 255 - view.image)
+    names, found = ["error.sum", "hits.sum", "taming.sum", "removal_loss.sum"], []
+    for where in (scene, spoilt):
+        context = Context(steps=100, scene=where, raster=Reference())
+        Survey(views=0, error="ssim")(names, splats, 0, context)
+        found.append([splats.row_stat(name).clone() for name in names])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_a_score_asks_for_all_that_it_reads():
+    assert needs("taming") == {"taming.sum", "grad2d.sum", "views"}
+    assert needs("taming_max") >= {"taming.max", "grad2d.sum", "views"}
+
+
 def test_edges_of_a_step_and_of_nothing():
     image = torch.zeros(1, 6, 8, 3)
     image[:, :, 4:] = 1

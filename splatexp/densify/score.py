@@ -57,7 +57,7 @@ def parse(text: str, where: str = "rule.score") -> tuple[tuple[bool, str], ...]:
     """Words with whether each divides.  Raises: ValueError for what is no product of known words."""
     parts = re.split(r"\s*([*/])\s*", text.strip())
     for word in parts[::2]:
-        check_choice(where, word, vocabulary())
+        check_choice(where, word, vocabulary(), dict.fromkeys((*SCORES, *CHANNELS)))
     return tuple(zip([False, *(sign == "/" for sign in parts[1::2])], parts[::2], strict=True))
 
 
@@ -97,7 +97,7 @@ def _reduction(base: str, how: str) -> Score:
             return rows[0] / seen
         return (rows[1] / seen - (rows[0] / seen).square()).clamp_min(0) if how == "var" else rows[0]
 
-    return Score(value, (*(f"{base}.{part}" for part in REDUCTIONS[how]), count))
+    return Score(value, (*(f"{base}.{part}" for part in REDUCTIONS[how]), count, *CHANNELS[base].needs))
 
 
 @score("views")
@@ -171,7 +171,7 @@ def steepness(splats: Splats, step: int) -> Tensor:
     return pull.clamp_max(0) / splats.log_scales.detach().amin(1).exp().square().clamp_min(1e-20)
 
 
-@score("taming.sum")
+@score("taming.sum", *CHANNELS["taming"].needs)
 def taming(splats: Splats, step: int) -> Tensor:
     """The weighted mix of nine features, summed over views. Source: Mallick et al. 2024, section 3.2."""
     return splats.row_stat("taming.sum")

@@ -15,24 +15,20 @@ from torch import Tensor
 class Selector:
     """`pick(scores [A], threshold)` gives a mask of the allowed rows; `draw` instead draws by score.
 
-    low: the lowest scores are the best. share: the threshold is one, in [0,1]. draw: "" or what a row's
-    chance follows: "score", "inverse" (1 / score), "again" (score, and a row may come several times).
+    low: the lowest scores are the best. share: the threshold is one, in [0,1]. count: no more rows than that
+    share, ties or not. draw: "" or what a row's chance follows: "score", "inverse" (1 / score), "again"
+    (score, and a row may come several times).
     """
 
     pick: Callable[[Tensor, float], Tensor] | None = None
     low: bool = False
     share: bool = False
+    count: bool = False
     draw: str = ""
 
 
-def _top(scores: Tensor, share: float, low: bool = False) -> Tensor:
-    """So many rows, whoever ties with the last of them included."""
-    count = math.ceil(share * len(scores))
-    if not count:
-        return torch.zeros_like(scores, dtype=torch.bool)
-    if low:
-        return scores <= scores.kthvalue(count).values
-    return scores >= scores.kthvalue(len(scores) - count + 1).values
+def _all(scores: Tensor, share: float) -> Tensor:
+    return torch.ones_like(scores, dtype=torch.bool)
 
 
 def _mass(scores: Tensor, share: float) -> Tensor:
@@ -48,8 +44,8 @@ def _mass(scores: Tensor, share: float) -> Tensor:
 SELECTORS: dict[str, Selector] = {
     "above": Selector(lambda scores, threshold: scores >= threshold),
     "below": Selector(lambda scores, threshold: scores < threshold, low=True),
-    "top": Selector(_top, share=True),
-    "bottom": Selector(lambda scores, share: _top(scores, share, low=True), low=True, share=True),
+    "top": Selector(_all, share=True, count=True),
+    "bottom": Selector(_all, low=True, share=True, count=True),
     # a quantile of what scores anything: an adaptive threshold, which rows that nobody saw do not move
     "quantile": Selector(lambda scores, q: (scores > 0) & (scores >= _quantile(scores, q)), share=True),
     "below_quantile": Selector(lambda scores, q: scores < _quantile(scores, q), low=True, share=True),
@@ -94,6 +90,9 @@ def select(
     selector = SELECTORS[how]
     allowed = allowed & ~scores.isnan()
     candidates = allowed.nonzero().squeeze(1)
+    if selector.count:
+        share = max(math.ceil(threshold * len(candidates)), least)
+        most = share if most is None else min(share, most)
     if selector.draw:
         count = max(math.ceil(threshold * len(candidates)), least)
         count = count if most is None else min(count, most)

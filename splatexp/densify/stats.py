@@ -38,24 +38,26 @@ class Channel:
     survey: gathered in a survey; else along training.
     wants: what it takes of the rasterizer: "absgrad", or fields of `Attribution`.
     maps: pixel maps that it reads.
+    needs: statistics that it reads.
     """
 
     value: Callable[[Sight], Tensor]
     survey: bool = False
     wants: tuple[str, ...] = ()
     maps: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
 
 
 CHANNELS: dict[str, Channel] = {}
 
 
 def channel(
-    *wants: str, survey: bool = False, maps: tuple[str, ...] = ()
+    *wants: str, survey: bool = False, maps: tuple[str, ...] = (), needs: tuple[str, ...] = ()
 ) -> Callable[[Callable[[Sight], Tensor]], Callable[[Sight], Tensor]]:
     """Make a function a channel of its name."""
 
     def register(function: Callable[[Sight], Tensor]) -> Callable[[Sight], Tensor]:
-        CHANNELS[function.__name__] = Channel(function, survey, wants, maps)
+        CHANNELS[function.__name__] = Channel(function, survey, wants, maps, needs)
         return function
 
     return register

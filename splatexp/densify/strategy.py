@@ -17,7 +17,7 @@ from splatexp.densify.noise import Noise
 from splatexp.densify.operate import Shape, clone, prune
 from splatexp.densify.policy import Fade, Reset, due
 from splatexp.densify.rules import Rule
-from splatexp.densify.score import opacity
+from splatexp.densify.score import drawn_opacity
 from splatexp.densify.select import best, select
 from splatexp.densify.stats import CHANNELS, COUNTS, Sight, add, along_training, surveyed
 from splatexp.densify.survey import Context, Survey
@@ -60,7 +60,7 @@ class Strategy:
         if 0 < self.max_gaussians < len(splats):
             everyone = torch.ones(len(splats), dtype=torch.bool, device=splats.uid.device)
             crowd = best(
-                everyone, opacity(splats, step), splats.uid, len(splats) - self.max_gaussians, low=True
+                everyone, drawn_opacity(splats, step), splats.uid, len(splats) - self.max_gaussians, low=True
             )
             yield from _by("cap", prune(splats, crowd, Shape(), step, generator()))
 
@@ -183,8 +183,9 @@ class Ruled(Named, Strategy):
             born += max(0, len(splats) - before)
             pruned += (before - len(splats)) if rule.operate == "prune" else 0
             merged += (before - len(splats)) if rule.operate == "merge" else 0
-        for name in along_training(needs):
-            splats.row_stat(name).zero_()
+        if along_training(needs):  # all begin anew with the views that count them, also for other cadences
+            for name in along_training(name for rule in self.rules.values() for name in rule.needs):
+                splats.row_stat(name).zero_()
 
     def _fires(self, rule: Rule, step: int) -> bool:
         if rule.after_reset and not self.reset.due(step - rule.after_reset):
@@ -222,7 +223,7 @@ class Ruled(Named, Strategy):
             return
         random, everyone = generator("fill", seed, step), torch.ones_like(splats.uid, dtype=torch.bool)
         rows = select(
-            "multinomial_repl", opacity(splats, step), 0, everyone, splats.uid,
+            "multinomial_repl", drawn_opacity(splats, step), 0, everyone, splats.uid,
             least=missing, most=missing, random=random,
         )  # fmt: skip
         yield from _by("fill", clone(splats, rows, Shape(opacity="mcmc"), step, random))

@@ -91,6 +91,8 @@ class Survey:
         target, mask, camera = view.target(factor, behind)
         render = context.raster(splats, camera, sh_degree=context.sh_degree, background=behind[None])
         names = sorted({name for base in bases for name in CHANNELS[base].maps})
+        if mask is not None:  # as in the loss: what is masked out looks perfect
+            target = torch.where(mask > 0, target, render.image)
         maps = self._maps(names, render.image, target, mask, context.raster.backend)
         stacked = torch.stack(list(maps.values()), -1)[None] if maps else render.image[..., :0]
         footprints = None
@@ -133,7 +135,7 @@ def _average(base: str, splats: Splats) -> None:
 
 
 def edges(image: Tensor) -> Tensor:
-    """How much a pixel's grey stands out from its eight neighbours, [C,H,W] in [0,1].
+    """How much a pixel's grey stands out from its eight neighbours either way, [C,H,W] in [0,1].
 
     Args:
         image: [C,H,W,3] in [0,1].
@@ -254,7 +256,10 @@ def error_near(sight: Sight) -> Tensor:
     return torch.where(inside, value, 0)
 
 
-@channel("covered", "distance", "pixels", "weight_sum", survey=True, maps=("error", "taming"))
+@channel(
+    "covered", "distance", "pixels", "weight_sum", survey=True, maps=("error", "taming"),
+    needs=("grad2d.sum", "views"),
+)  # fmt: skip
 def taming(sight: Sight) -> Tensor:
     """Nine features, each by its median, mixed; times the view's error.
 
