@@ -88,12 +88,14 @@ class Console:
         self._screen.out(str(folder), highlight=False)
 
     def log(self, step: int, scalars: Scalars) -> None:
-        """A line, if it is time."""
+        """A line, if it is time; learning rates are for the other trackers."""
         last = step + 1 >= self._steps
         if self._screen.is_terminal or (time.monotonic() < self._next and not last):
             return
         self._next = time.monotonic() + self.seconds
-        numbers = "  ".join(f"{name} {value:.5g}" for name, value in scalars.items())
+        numbers = "  ".join(
+            f"{name} {value:.5g}" for name, value in scalars.items() if not name.startswith("lr_")
+        )
         self._screen.out(f"{step + 1}/{self._steps}  {numbers}", highlight=False)
 
     def image(self, step: int, name: str, picture: np.ndarray) -> None:
