@@ -6,8 +6,10 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <atomic>
 #include <chrono>
 #include <climits>
+#include <new>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -71,17 +73,24 @@ double seconds(F&& f) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
+// Threads that are waited for also where one of them could not be started.
+struct Joined {
+  std::vector<std::thread> threads;
+  ~Joined() {
+    for (auto& t : threads) t.join();
+  }
+};
+
 // The best of several runs of `work` on every one of `threads` threads at once, in units per second.
 template <class F>
 double best_rate(int threads, F&& work) {
   double best = 0;
   for (int run = 0; run < 5; run++) {
-    std::vector<std::thread> others;
     std::vector<double> done(threads);
     double s = seconds([&] {
-      for (int i = 1; i < threads; i++) others.emplace_back([&, i] { done[i] = work(i); });
+      Joined others;
+      for (int i = 1; i < threads; i++) others.threads.emplace_back([&, i] { done[i] = work(i); });
       done[0] = work(0);
-      for (auto& t : others) t.join();
     });
     double sum = 0;
     for (double d : done) sum += d;
@@ -109,6 +118,24 @@ double measure_bandwidth_gbs(int threads) {
   }) * 1e-9;
 }
 
+// For the tests of the pool: of so many chunks the first that is not the caller's throws, or the caller's where it has no
+// helpers. The caller's own wait for it, ten seconds at most.
+void fail_in_a_chunk(int64_t chunks) {
+  struct Call {
+    std::thread::id caller = std::this_thread::get_id();
+    bool alone = pool_threads() == 1;
+    std::atomic<bool> failed{false};
+  } call;
+  pool_run(chunks, 1, [](void* context, int64_t, int64_t) {
+    Call& c = *static_cast<Call*>(context);
+    if (c.alone || std::this_thread::get_id() != c.caller) {
+      c.failed = true;
+      throw std::bad_alloc();
+    }
+    for (int i = 0; i < 10000 && !c.failed; i++) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }, &call);
+}
+
 }  // namespace
 
 NB_MODULE(_cpu, m) {
@@ -132,6 +159,7 @@ NB_MODULE(_cpu, m) {
     pool_set_threads(n);
   }, "threads"_a);
   m.def("get_num_threads", &pool_threads);
+  m.def("fail_in_a_chunk", &fail_in_a_chunk, "chunks"_a, nb::call_guard<nb::gil_scoped_release>());
   m.def("measure_fma_gflops", &measure_fma_gflops, "threads"_a);
   m.def("measure_bandwidth_gbs", &measure_bandwidth_gbs, "threads"_a);
   m.attr("PROJECT_BLOCK") = PROJECT_BLOCK;

@@ -5,8 +5,11 @@
 #include <type_traits>
 
 void pool_set_threads(int n);
-int pool_threads();
-// Calls body(context, begin, end) on chunks of `grain` items until [0, n) is done; returns when all are.
+int pool_threads();  // as many as wanted, or as there are where the system gave fewer
+// Calls body(context, begin, end) on chunks of `grain` items until [0, n) is done; returns when all are. What a chunk
+// throws, on whatever thread, is thrown here once every worker is out: what was to be written is incomplete, and the next
+// call is as good as ever. Chunks that run out of memory say so to their caller, which throws: the first exception of a
+// thread takes memory itself, and glibc ends the process where there is none.
 void pool_run(int64_t n, int64_t grain, void (*body)(void*, int64_t, int64_t), void* context);
 
 namespace SPLATEXP_ISA {

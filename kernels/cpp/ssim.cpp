@@ -5,6 +5,11 @@
 #include "parallel.h"
 #include "simd.h"
 
+#include <atomic>
+#include <cstdlib>
+#include <memory>
+#include <new>
+
 namespace SPLATEXP_ISA {
 namespace {
 
@@ -23,12 +28,14 @@ void filter(int64_t images, int height, int row_floats, int D, Read&& read, Emit
   int band = (height + bands_wanted - 1) / bands_wanted;
   if (band < 4 * TAPS) band = 4 * TAPS;
   const int bands = (height + band - 1) / band, strips = (row_floats + STRIP - 1) / STRIP;
+  std::atomic<bool> starved{false};
   parallel_for(images * bands * strips, 1, [&](int64_t begin, int64_t end) {
     // rows start at cache lines, so that filtering along columns never loads across two
     const int pad = RADIUS * D, padded = (STRIP + 2 * pad + LANES + 15) / 16 * 16;
     const size_t floats = (size_t)(Q + 1) * padded + Q * TAPS * RING_ROW;
-    float* unaligned = new float[floats + 16]();
-    float* memory = unaligned + (64 - (uintptr_t)unaligned % 64) % 64 / sizeof(float);
+    const std::unique_ptr<float, void (*)(void*)> unaligned((float*)std::calloc(floats + 16, sizeof(float)), std::free);
+    if (!unaligned) return void(starved = true);  // not even new (nothrow): it throws inside
+    float* memory = unaligned.get() + (64 - (uintptr_t)unaligned.get() % 64) % 64 / sizeof(float);
     float* ring = memory + (size_t)(Q + 1) * padded;  // [TAPS][Q][STRIP + LANES]
     for (int64_t job = begin; job < end; job++) {
       const int64_t image = job / (bands * strips);
@@ -66,8 +73,8 @@ void filter(int64_t images, int height, int row_floats, int D, Read&& read, Emit
         }
       }
     }
-    delete[] unaligned;
   });
+  if (starved) throw std::bad_alloc();
 }
 
 // Copies n + 2 pad floats of a row that start at x0 - pad, zeros outside the row and in the tail of the buffer.

@@ -4,6 +4,8 @@
 #include "parallel.h"
 #include "simd.h"
 
+#include <memory>
+
 namespace SPLATEXP_ISA {
 namespace {
 
@@ -58,8 +60,9 @@ INLINE int16_t whole(float x, float most) { return (int16_t)(x > 0 ? (x < most ?
 }  // namespace
 
 void tiles_sort(TilesArgs& a) {
-  Key* keys = new Key[2 * a.N + 1];
-  int64_t* histogram = new int64_t[MAX_CHUNKS * BUCKETS];
+  const std::unique_ptr<Key[]> both_halves(new Key[2 * a.N + 1]);
+  const std::unique_ptr<int64_t[]> histogram(new int64_t[MAX_CHUNKS * BUCKETS]);
+  Key* keys = both_halves.get();
   a.V = 0, a.P = 0;
   for (int64_t c = 0; c < a.C; c++) {
     // gather the visible: count per chunk, then fill
@@ -81,7 +84,7 @@ void tiles_sort(TilesArgs& a) {
         }
     });
     const int64_t V = offset[chunks.count];
-    radix_sort(keys, keys + a.N, V, histogram);
+    radix_sort(keys, keys + a.N, V, histogram.get());
     const Key* sorted = keys + a.N;  // three passes end in the other half
     const float per_px = 1.0f / (float)a.tile_size;  // exact: tile sizes are powers of two
     parallel_for(V, 4096, [&](int64_t begin, int64_t end) {
@@ -109,14 +112,13 @@ void tiles_sort(TilesArgs& a) {
     a.V += V;
   }
   a.first[a.V] = a.P;
-  delete[] keys;
-  delete[] histogram;
 }
 
 void tiles_fill(const TilesArgs& a) {
   const int64_t per_image = (int64_t)a.tiles_x * a.tiles_y, T = a.C * per_image;
   Chunks chunks(a.V);
-  int64_t* histogram = new int64_t[chunks.count * T];
+  const std::unique_ptr<int64_t[]> histograms(new int64_t[chunks.count * T]);
+  int64_t* histogram = histograms.get();
   auto for_pairs = [&](int64_t c, auto&& f) {
     for (int64_t j = chunks.begin(c); j < chunks.begin(c + 1); j++) {
       const int16_t* rect = a.rects + 4 * j;
@@ -149,7 +151,6 @@ void tiles_fill(const TilesArgs& a) {
       a.slots[place] = (int32_t)slot;
     });
   });
-  delete[] histogram;
 }
 
 }  // namespace SPLATEXP_ISA

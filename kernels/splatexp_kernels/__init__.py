@@ -49,5 +49,5 @@ def set_num_threads(threads: int) -> None:
 
 
 def get_num_threads() -> int:
-    """Threads that the CPU kernels use."""
+    """Threads that the CPU kernels use: fewer than were set where the system would not start as many."""
     return extension().get_num_threads()
