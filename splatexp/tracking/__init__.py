@@ -1,0 +1,9 @@
+"""Where the numbers of a run go while it runs: any number of trackers, none of which can fail it."""
+
+from splatexp.tracking.console import Console
+from splatexp.tracking.csv_table import Csv
+from splatexp.tracking.events import TensorBoard
+from splatexp.tracking.tracker import Session, Tracker, Trackers
+from splatexp.tracking.weights import WandB
+
+__all__ = ["Console", "Csv", "Session", "TensorBoard", "Tracker", "Trackers", "WandB"]
