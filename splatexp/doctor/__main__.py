@@ -1,0 +1,153 @@
+"""The command `python -m splatexp.doctor`."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import asdict
+from functools import partial
+from typing import Any
+
+from splatexp import __version__, doctor
+from splatexp.doctor import child, machine, software, training
+from splatexp.doctor.rows import BROKEN, MISSING, WORKS, Check, Row, examine
+from splatexp.explain import unknown
+
+COLORS = {WORKS: "green", MISSING: "yellow", BROKEN: "red"}
+WIDEST = 120  # columns
+
+
+def checks(lpips_weights: str = "") -> list[Check]:
+    """All checks, in the order of the table."""
+    return [
+        Check("Python", software.python, needed=True),
+        Check("packages", software.packages),
+        Check("splatexp", software.this),
+        Check("CPU kernels", training.rasters, needed=True, alone=True),
+        Check("a run", training.a_run, needed=True),
+        Check("memory", machine.memory, needed=True),
+        Check("disk", machine.disk, needed=True),
+        Check("processors", machine.processors),
+        Check("C++ compiler", software.compiler),
+        Check("tensorboard", software.tensorboard),
+        Check("wandb", software.wandb),
+        Check("film writing", software.film),
+        Check("LPIPS weights", partial(software.lpips, lpips_weights)),
+        Check("GPU", machine.graphics),
+        Check("nvcc", machine.nvcc),
+        Check("triton", machine.triton),
+        Check("gsplat", machine.gsplat),
+    ]
+
+
+def main() -> int:
+    """Look, and say what was found.  Returns: the exit status."""
+    words = sys.argv[1:]
+    if {"-h", "--help", "help"} & set(words):
+        print((doctor.__doc__ or "").strip())
+        return 0
+    try:
+        seconds, folder = _settings(words)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+    try:
+        with _waiting():
+            rows = examine(checks(folder), seconds)
+    except KeyboardInterrupt:
+        return 130
+    finally:
+        child.end_all()
+    if "--json" in words:
+        print(json.dumps([asdict(row) for row in rows], indent=2))
+    else:
+        show(rows)
+    return 0 if can_train(rows) else 1
+
+
+def can_train(rows: Sequence[Row]) -> bool:
+    """Whether everything works that training needs."""
+    return all(row.state == WORKS for row in rows if row.needed)
+
+
+def show(rows: Sequence[Row]) -> None:
+    """Print the table, and the sentence that sums it up."""
+    lacking = [row.name for row in rows if row.state != WORKS]
+    needed = [row.name for row in rows if row.state != WORKS and row.needed]
+    others = f" It does without: {', '.join(lacking)}." if lacking else ""
+    last = f"A run cannot train here: {', '.join(needed)}." if needed else f"A run can train here.{others}"
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
+    try:
+        _table(rows, last)
+    except ImportError:  # rich is what is missing
+        for row in rows:
+            parts = [row.detail, row.reason, row.remedy and f"remedy: {row.remedy}"]
+            print(f"{row.name}: {row.state}", *filter(None, parts), sep="\n    ")
+        print(last)
+
+
+def _table(rows: Sequence[Row], last: str) -> None:
+    """A row with its reason below, and below that the remedy, which is never broken: it can be copied."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    screen = Console(highlight=False)
+    wide = min(screen.width, WIDEST)
+    name = max(len(row.name) for row in rows)
+    screen.print(f"splatexp {__version__} on this machine\n", style="bold")
+    for row in rows:
+        color = "red" if row.needed and row.state != WORKS else COLORS[row.state]
+        table = Table.grid(padding=(0, 2))
+        table.add_column(width=name)
+        table.add_column(width=7)
+        table.add_column(width=max(20, wide - name - 7 - 4), overflow="fold")
+        said = [Text(part) for part in (row.detail, row.reason) if part]
+        if row.reason:
+            said[-1].stylize(color if row.state != WORKS else "yellow")
+        table.add_row(Text(row.name), Text(row.state, style=color), Text("\n").join(said))
+        screen.print(table)
+        if row.remedy:
+            screen.print(Text(f"{'':{name + 2}}remedy:  {row.remedy}", style="cyan"), soft_wrap=True)
+    screen.print()
+    screen.print(Text(last, style="bold"), width=wide)
+
+
+def _settings(words: Sequence[str]) -> tuple[float, str]:
+    """Seconds and folder.  Raises: ValueError, one line, for a word that is neither."""
+    given: dict[str, Any] = {"seconds": "60", "lpips_weights": ""}
+    for word in words:
+        key, _, value = word.partition("=")
+        if word == "--json":
+            continue
+        if key not in given:
+            raise ValueError(unknown(key, [*given, "--json"]))
+        given[key] = value
+    try:
+        seconds = float(given["seconds"])
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise ValueError(f"seconds: expected a number above 0, got {given['seconds']!r}")
+    return seconds, given["lpips_weights"]
+
+
+def _waiting() -> Any:
+    """A sign of life for who waits at a terminal; it goes to the error stream."""
+    try:
+        from rich.console import Console
+    except ImportError:
+        return nullcontext()
+    screen = Console(stderr=True)
+    return screen.status("looking around", spinner="line") if screen.is_terminal else nullcontext()
+
+
+if __name__ == "__main__":
+    status = main()
+    sys.stdout.flush()
+    os._exit(status)  # a check that hangs must not hold the process
