@@ -9,14 +9,17 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from splatexp.cameras import Camera
-from splatexp.choices import check_range
+from splatexp.choices import check_choice, check_range
 from splatexp.splats import Splats
 from splatexp_kernels.blend import ALWAYS, LEFT_OUT, Attribution, attribute, blend
 from splatexp_kernels.project import project
 from splatexp_kernels.sh import sh
 from splatexp_kernels.tiles import Tiles, tiles
+
+PRECISIONS = {"none": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass
@@ -61,8 +64,10 @@ class Rasterizer:
     per_tile_max: int = 0  # a tile keeps so many nearest Gaussians; 0: all
     max_splats_per_pixel: int = 0  # a pixel stops after so many contributions; 0: never
     cull_radius_px: float = 0.0  # Gaussians of this half extent or less are not drawn
+    amp: str = "none"  # none, bf16, fp16: precision of colours and their gradients, see `lowered`
 
     backend: ClassVar[str]  # of the kernels, also those of the loss and the optimizer
+    deterministic: ClassVar[bool] = True  # the same bits every time
     offers: ClassVar[frozenset[str]] = frozenset(Attribution._fields)  # what `attribute` can give
 
     def __post_init__(self) -> None:
@@ -74,6 +79,7 @@ class Rasterizer:
             raise ValueError(f"raster.tile_size: expected 8, 16 or 32, got {self.tile_size}")
         for name in ("eps2d", "per_tile_max", "max_splats_per_pixel", "cull_radius_px"):
             check_range(f"raster.{name}", getattr(self, name), 0)
+        check_choice("raster.amp", self.amp, PRECISIONS)
 
     def __call__(
         self,
@@ -110,6 +116,7 @@ class Rasterizer:
         visible = radii[..., 0] > 0
         shN = splats.shN if sh_degree else splats.shN.detach()  # no gradient, no optimizer step
         colors = sh(sh_degree, splats.means, camera.centers, splats.sh0, shN, visible, backend=self.backend)
+        colors = lowered(colors, self.amp)
         blended = present * compensations if self.prefilter else present.expand(len(camera), -1)
         binned = tiles(
             means2d, radii, depths, width, height,
@@ -175,6 +182,44 @@ def attribute_by_autograd(draw: Callable[[Tensor], Tensor], count: int, maps: Te
         features = maps.new_zeros(len(maps), count, maps.shape[-1], requires_grad=True)
         (shares,) = torch.autograd.grad((draw(features) * maps).sum(), features)
     return Attribution(shares[..., -1], None, shares[..., :-1], None, None)
+
+
+def lowered(colors: Tensor, amp: str) -> Tensor:
+    """Colours [C,N,3] that have been in a lower precision, and whose gradient will have been: float32 again.
+
+    This shows what half precision costs a method. It saves nothing by itself: the kernels take float32, and
+    their sums over pixels are float32 whatever `amp` says. Geometry and opacities never pass through here: a
+    position of 11 bits (fp16; 8 for bf16) moves by up to a pixel in a picture wider than 2048 px (256 px).
+
+    Args:
+        amp: none (the tensor itself), bf16, fp16.
+    """
+    return colors if amp == "none" else _Lowered.apply(colors, PRECISIONS[amp])
+
+
+class _Lowered(torch.autograd.Function):
+    """There and back in both directions; on its way back a gradient of any size fits."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, dtype: torch.dtype) -> Tensor:
+        ctx.dtype = dtype
+        return x.to(dtype).to(x.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):  # type: ignore[override]
+        if not grad.numel():
+            return grad, None
+        # times a power of two, so exactly, that puts the largest into [2^14, 2^15): below fp16's 65504, and
+        # far from its smallest. It follows from this gradient alone: no scaler that would skip steps, or
+        # whose state a checkpoint would have to hold.
+        exponent = torch.frexp(grad.abs().amax().float()).exponent.clamp(-111, 128)
+        return (grad * _power(15 - exponent)).to(ctx.dtype).to(grad.dtype) * _power(exponent - 15), None
+
+
+def _power(exponent: Tensor) -> Tensor:
+    """2^exponent as float32, for int32 from -126 to 127: its bits, since a device's `pow` may round."""
+    return ((exponent + 127) << 23).view(torch.float32)
 
 
 def _dropped(opacities: Tensor, dropout: Tensor) -> Tensor:

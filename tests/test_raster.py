@@ -2,7 +2,7 @@ import pytest
 import tiny
 import torch
 
-from splatexp.raster import CPU, Reference, attribute_by_autograd
+from splatexp.raster import CPU, PRECISIONS, Reference, attribute_by_autograd, lowered
 from splatexp_kernels.blend import ALWAYS, LEFT_OUT, blend
 
 
@@ -116,7 +116,12 @@ def test_dropout_factors_the_opacities():
 
 @pytest.mark.parametrize(
     ("settings", "line"),
-    [({"tile_size": 12}, "tile_size"), ({"near": 5.0, "far": 1.0}, "near"), ({"eps2d": -1.0}, "eps2d")],
+    [
+        ({"tile_size": 12}, "tile_size"),
+        ({"near": 5.0, "far": 1.0}, "near"),
+        ({"eps2d": -1.0}, "eps2d"),
+        ({"amp": "fp8"}, "raster.amp: expected one of none, bf16, fp16, got 'fp8'"),
+    ],
 )
 def test_knobs_are_held(settings, line):
     with pytest.raises(ValueError, match=line):
@@ -142,3 +147,61 @@ def test_cpu_draws_what_the_reference_draws(settings):
         torch.testing.assert_close(getattr(renders[0], name), getattr(renders[1], name), atol=1e-4, rtol=1e-4)
     for one, other in zip(*grads, strict=True):
         torch.testing.assert_close(one, other, atol=1e-3 * other.abs().max().item(), rtol=1e-3)
+
+
+HALVES = [("bf16", 2**-8), ("fp16", 2**-11)]  # what rounding to nearest costs at most
+
+
+def gradient(amp, weights):
+    """What reaches the colours when `weights` come back."""
+    colors = torch.ones_like(weights, requires_grad=True)
+    lowered(colors, amp).backward(weights)
+    return colors.grad
+
+
+@pytest.mark.parametrize(("amp", "share"), HALVES)
+def test_lower_precision_rounds_as_torch_does(amp, share):
+    colors = torch.rand(2, 50, 3) * 4
+    assert torch.equal(lowered(colors, amp), colors.to(PRECISIONS[amp]).float())
+    for size in (1e-37, 1e-30, 1e-12, 1.0, 1e12, 3e38):  # to the ends of float32
+        weights = (torch.rand(2, 50, 3) + 1) * (size / 2)
+        weights[0, 0] = torch.tensor([size, -size, 0.0])
+        found = gradient(amp, weights)
+        torch.testing.assert_close(found, weights, rtol=share, atol=0)
+        assert found[0, 0, 2] == 0 and found.unique().numel() < weights.unique().numel()
+    assert not gradient(amp, torch.zeros(1, 4, 3)).any() and not gradient(amp, torch.ones(1, 0, 3)).numel()
+
+
+@pytest.mark.parametrize("amp", ["bf16", "fp16"])
+def test_powers_of_two_come_back_as_they_are(amp):
+    for exponent in range(-126, 128):  # no scale adds an error of its own
+        weights = torch.tensor([[[2.0**exponent, -(2.0**exponent), 0.0]]])
+        assert torch.equal(gradient(amp, weights), weights)
+    small = torch.tensor([[[1.0, 1e-6, 1e-8]]])  # beside a large one: fp16 has room for nine digits
+    torch.testing.assert_close(gradient(amp, small), small, rtol=2**-7, atol=0)
+    broken = gradient(amp, torch.tensor([[[float("nan"), 1.0, 2.0]]]))
+    assert broken[0, 0, 0].isnan()  # it is not hidden
+
+
+@pytest.mark.parametrize(("amp", "share"), HALVES)
+def test_colours_alone_are_lowered(amp, share):
+    camera, target, found = tiny.cameras(2), torch.linspace(-1, 1, 20)[:, None], {}
+    for name in ("none", amp):
+        splats = tiny.splats()
+        render = Reference(amp=name)(splats, camera, sh_degree=1, depth=True)
+        (render.image * target).sum().backward()
+        found[name] = render, splats
+    (plain, exact), (half, rounded) = found.values()
+    for name in ("alpha", "depth", "means2d", "conics", "blended"):
+        assert torch.equal(getattr(half, name), getattr(plain, name))
+    assert torch.equal(half.colors, plain.colors.to(PRECISIONS[amp]).float())
+    torch.testing.assert_close(half.image, plain.image, rtol=share, atol=1e-6)
+    assert not torch.equal(half.image, plain.image)
+    large = exact.sh0.grad.abs().max().item()
+    torch.testing.assert_close(rounded.sh0.grad, exact.sh0.grad, rtol=share, atol=share * large)
+    assert not torch.equal(rounded.sh0.grad, exact.sh0.grad)
+
+
+def test_full_precision_is_the_tensor_itself():
+    colors = torch.rand(1, 5, 3, requires_grad=True)
+    assert lowered(colors, "none") is colors and CPU().amp == "none"
