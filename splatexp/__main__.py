@@ -65,9 +65,9 @@ def main() -> int:
     except Refused as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stop:
+        print(str(stop) or "stopped", file=sys.stderr)
+        return getattr(stop, "code", 130)
     except BrokenPipeError:  # as in `--cfg job | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -187,13 +187,15 @@ def job(cfg: DictConfig) -> float | None:
     folder = Path(hydra.runtime.output_dir)
     run = build(cfg)
     try:
-        scene, splats = run.prepare()
+        scene, state = run.prepare(folder)
     except (OSError, ValueError, ImportError) as error:
         _remove(folder, {".hydra"})
         raise Refused(_line(error)) from error
+    for line in state.news:
+        print(line, file=sys.stderr)
     try:
-        return run.fit(scene, splats, folder, list(hydra.overrides.task))[run.objective]
-    except (OSError, FloatingPointError) as error:
+        return run.fit(scene, state, folder, list(hydra.overrides.task))[run.objective]
+    except (OSError, FloatingPointError, MemoryError) as error:
         raise Refused(_line(error)) from error
 
 

@@ -18,6 +18,7 @@ class Edit:
     values: dict[str, Tensor] = field(default_factory=dict)  # parameter -> [fresh.sum(), ...]
     step: int = 0  # when the fresh rows are born
     by: str = ""  # the rule that made it
+    kind: str = ""  # its operator
 
     def check(self, params: dict[str, Tensor]) -> None:
         """Hold it against the rows that it is for.  Raises: ValueError."""

@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     from splatexp.splats import Splats
 
 FILES = ("metrics.json", "metrics.csv", "point_cloud.ply", "point_cloud.splat", "turntable.mp4", "renders")
-CARRIED = ("train_seconds", "wall_seconds", "peak_memory_bytes", "overrides")  # from evaluation to evaluation
-ORIGIN = ("code_sha256", "git", "packages", "hardware")
+# from evaluation to evaluation
+CARRIED = ("train_seconds", "wall_seconds", "peak_memory_bytes", "overrides", "run")
+ORIGIN = ("command", "code_sha256", "git", "packages", "hardware")
 
 
 @dataclass
@@ -75,6 +76,7 @@ def assess(
     peak_memory_bytes: int | None = None,
     data: Any = None,
     overrides: Sequence[str] = (),
+    run: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Measure every held-out view and draw into `folder` what `settings` ask for.
 
@@ -84,11 +86,12 @@ def assess(
         peak_memory_bytes: of loading and training.
         data: the loader (a dataclass); its split and downscale go into the protocol id.
         overrides: what was set on the command line.
+        run: its `id`, the steps at which it was `resumed`, and what was `shrunk` for want of memory.
 
     Returns: at the top level the mean of every metric (None where a view has no value for it, and `left_out`
     says why), `num_gaussians`, times, sizes (of point_cloud.* in `folder`), hashes, `protocol`, `per_view`.
     """
-    from splatexp.metrics import DEFINITIONS, metric_set, protocol
+    from splatexp.metrics import DEFINITIONS, metric_set, protocol_of
     from splatexp.provenance import provenance
     from splatexp.render import save_view
 
@@ -106,7 +109,7 @@ def assess(
         "wall_seconds": None if wall_seconds is None else wall_seconds + time.perf_counter() - began,
         "peak_memory_bytes": peak_memory_bytes,
         "bytes_on_disk": {path.name: path.stat().st_size for path in sorted(folder.glob("point_cloud.*"))},
-        "protocol": protocol(**_conditions(scene, loader)),
+        "protocol": protocol_of(scene, data),
         "left_out": left_out,
         "scene": {
             "name": scene.name,
@@ -116,6 +119,7 @@ def assess(
         },
         "data": loader,
         "overrides": list(overrides),
+        "run": dict(run or {}),
         **provenance(),
         "definitions": DEFINITIONS,
         "per_view": rows,
@@ -132,20 +136,6 @@ def _film(path: Path, splats: Splats, raster: Rasterizer, scene: Scene, settings
         warnings.warn(f"turntable left out: {error}", stacklevel=2)
         return {"turntable": str(error)}
     return {}
-
-
-def _conditions(scene: Scene, loader: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a scene decides whether its numbers compare: the split as it was taken, masks, background."""
-    names, held = sorted(view.name for view in scene.train + scene.test), {view.name for view in scene.test}
-    every = loader.get("test_every") or 0
-    regular = every and held == set(names[::every])
-    colours = {view.background for view in scene.test if view.alpha is not None}
-    return {
-        "split": f"every{every}" if regular else "own" if held else "none",
-        "downscale": loader.get("downscale", 1),
-        "masked": any(view.mask is not None for view in scene.test),
-        "background": "+".join(sorted("".join(f"{round(255 * x):02x}" for x in c) for c in colours)),
-    }
 
 
 def measure(

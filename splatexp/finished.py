@@ -66,7 +66,7 @@ def command(usage: str, known: Mapping[str, type], act: Callable[..., None]) -> 
         if not values.get("run"):
             raise ValueError("run: expected the folder of a run, say run=<folder>")
         act(**values)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ArithmeticError, MemoryError) as error:
         print(_line(error), file=sys.stderr)
         sys.exit(2)
 

@@ -67,3 +67,12 @@ def psnr(image: Tensor, target: Tensor, mask: Tensor | None = None) -> float:
     squares = (image.detach().clamp(0, 1) - target).square()
     error = squares.mean() if mask is None else (squares * mask).sum() / (3 * mask.sum()).clamp_min(1)
     return -10 * float(error.clamp_min(1e-10).log10())
+
+
+@torch.no_grad()
+def likeness(image: Tensor, target: Tensor, mask: Tensor | None = None, *, backend: str) -> float:
+    """SSIM of a training view by the training kernel, as in the loss; for show, not for results."""
+    if mask is None:
+        return float(ssim(image, target, backend=backend).mean())
+    values = ssim(torch.where(mask > 0, image, target), target, backend=backend)
+    return 1 - float(((1 - values) * mask).mean() / mask.mean().clamp_min(1e-8))

@@ -11,13 +11,16 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from importlib import metadata, util
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from splatexp.data.scene import Scene
 
 Metric = Callable[..., float]
 
@@ -52,6 +55,25 @@ def protocol(split: str = "own", downscale: int = 1, masked: bool = False, backg
     digest = hashlib.sha256(json.dumps([DEFINITIONS, versions], sort_keys=True).encode()).hexdigest()
     parts = ["splatexp-1", split, f"x{downscale}", *["masked"] * masked]
     return ".".join([*parts, *([f"on-{background}"] if background else []), digest[:8]])
+
+
+def protocol_of(scene: Scene, data: Any = None) -> str:
+    """The id of the protocol by which a scene is measured; data: its loader (a dataclass)."""
+    return protocol(**_conditions(scene, {} if data is None else asdict(data)))
+
+
+def _conditions(scene: Scene, loader: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a scene decides whether its numbers compare: the split as it was taken, masks, background."""
+    names, held = sorted(view.name for view in scene.train + scene.test), {view.name for view in scene.test}
+    every = loader.get("test_every") or 0
+    regular = every and held == set(names[::every])
+    colours = {view.background for view in scene.test if view.alpha is not None}
+    return {
+        "split": f"every{every}" if regular else "own" if held else "none",
+        "downscale": loader.get("downscale", 1),
+        "masked": any(view.mask is not None for view in scene.test),
+        "background": "+".join(sorted("".join(f"{round(255 * x):02x}" for x in c) for c in colours)),
+    }
 
 
 def psnr(image: Tensor, target: Tensor, mask: Tensor | None = None) -> float:

@@ -105,6 +105,11 @@ class Adam:
             begin = end
         return count
 
+    def rates(self, factors: Mapping[str, float], splats: Splats) -> dict[str, float]:
+        """The learning rates `lr_<parameter>` that factors by parameter give, for the record."""
+        rates = {f"lr_{name}": getattr(self, name) * factor for name, factor in factors.items()}
+        return rates | {"lr_means": rates["lr_means"] * splats.extent}
+
     def step(
         self, splats: Splats, step: int, *, rates: Mapping[str, float], visible: Tensor, backend: str
     ) -> None:

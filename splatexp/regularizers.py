@@ -39,6 +39,10 @@ class Regularizer:
         """Whether it counts at a step."""
         return self.weight > 0 and self.start <= step and (step < self.stop or not self.stop)
 
+    def strength(self, step: int, steps: int) -> float:
+        """Its weight at a step of a run of so many; 0 where it is not active."""
+        return self.weight * self.anneal(step, steps) if self.active(step) else 0.0
+
     def __call__(self, render: Render, splats: Splats, step: int, steps: int) -> Tensor:
         """The weighted penalty at a step of a run of so many, a scalar."""
         return self.weight * self.anneal(step, steps) * self.penalty(render, splats)

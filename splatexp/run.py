@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
-import os
-import random
-import sys
 import time
+import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+import torch
+
+from splatexp.cgroups import processors
+from splatexp.checkpoint import Checkpoint, found, read
 from splatexp.choices import check_choice, check_range
 from splatexp.densify.strategy import Strategy
 from splatexp.dropout import Dropout
 from splatexp.evaluate import Evaluate
 from splatexp.importance import Importance
+from splatexp.journal import Journal
 from splatexp.losses import Loss
+from splatexp.memory import CAP, FACTOR, Memory, advice, forget_peak, is_out, shrink
 from splatexp.model import Model
 from splatexp.optimizer import Adam
 from splatexp.raster import Rasterizer
 from splatexp.regularizers import Regularizer
+from splatexp.restore import resumed
 from splatexp.schedules import Schedule
+from splatexp.seeds import seed_everything
 from splatexp.smoothing import Smoothing
+from splatexp.state import State
+from splatexp.survive import Keeper, Signals
 from splatexp.tracking import Console, Tracker, Trackers
 
 if TYPE_CHECKING:
@@ -62,6 +70,17 @@ class Run:
     regularizer: dict[str, Regularizer] = field(default_factory=dict)
     tracker: dict[str, Tracker] = field(default_factory=dict)
     log_every: int = 50  # steps
+    checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    resume: str = (
+        ""  # auto: from the newest checkpoint in the run's folder; or another run's folder, or a file
+    )
+    oom: str = (
+        "stop"  # when memory runs out: stop, with a checkpoint; shrink: go on with fewer rows or pixels
+    )
+    memory: Memory = field(default_factory=Memory)
+    deterministic: bool = (
+        False  # refuse what may give other bits the next time; the CPU always gives the same
+    )
     evaluate: Evaluate = field(default_factory=Evaluate)
     objective: str = "psnr"  # what a sweep optimises: a name in metrics.json
 
@@ -70,6 +89,9 @@ class Run:
         check_range("threads", self.threads, 0)
         check_range("log_every", self.log_every, 1)
         check_choice("objective", self.objective, OBJECTIVES)
+        check_choice("oom", self.oom, ("stop", "shrink"))
+        if self.deterministic and not self.raster.deterministic:
+            raise ValueError(f"deterministic: expected false with raster={self.raster.backend}, got true")
         if missing := self.densify.wants - self.raster.offers:
             raise ValueError(
                 f"densify: expected scores that raster={self.raster.backend} can gather, "
@@ -80,139 +102,192 @@ class Run:
 
     def __call__(self, folder: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
         """Everything from loading to the summary, into `folder`.  Returns: what metrics.json holds."""
-        return self.fit(*self.prepare(), folder, overrides)
+        return self.fit(*self.prepare(folder), folder, overrides)
 
     def settle(self) -> None:
-        """Set threads and every seed of this process to those of the run."""
-        _use(self.threads, self.seed, self.raster.backend)
+        """Set threads, allocator and every seed of this process to those of the run."""
+        self.memory.settle()
+        _use_threads(self.threads, self.raster.backend)
+        torch.use_deterministic_algorithms(self.deterministic)
+        seed_everything(self.seed)
 
-    def prepare(self) -> tuple[Scene, Splats]:
-        """The scene and the first Gaussians; nothing is written.
+    def prepare(self, folder: str | Path) -> tuple[Scene, State]:
+        """The scene, and the state to go on from: the first Gaussians, or a checkpoint as `resume` says.
 
-        Raises: OSError, ValueError with one line for input that cannot be used.
+        Raises: OSError, ValueError with one line for input that cannot be used; nothing is written then.
         """
-        self._began = time.perf_counter()
-        _forget_peak()
+        began = time.perf_counter()
+        forget_peak()
         self.settle()
         scene = self.data.load()
         for penalty in self.regularizer.values():
             penalty.check(scene)
-        return scene, self.model(scene, self.seed)
+        state = resumed(self, scene, Path(folder)) if self.resume else None
+        left = found(Path(folder, "checkpoints"))
+        if left and not self.resume:
+            raise ValueError(
+                f"{folder}: a run has come to step {left[0][0]} there; resume=auto goes on with it, "
+                "hydra.run.dir=<folder> begins elsewhere"
+            )
+        if state is None:
+            state = State(self.model(scene, self.seed))
+            state.news += [f"nothing to resume in {folder}: begun anew"] if self.resume else []
+        state.began = began
+        return scene, state
 
     def fit(
-        self, scene: Scene, splats: Splats, folder: str | Path, overrides: Sequence[str] = ()
+        self, scene: Scene, state: State, folder: str | Path, overrides: Sequence[str] = ()
     ) -> dict[str, Any]:
-        """Train, save, measure, show.  Raises: OSError when a file cannot be written."""
+        """Train, save, measure, show.
+
+        Raises: OSError when a file cannot be written; FloatingPointError; MemoryError; `survive.Stopped`.
+        """
         folder = Path(folder)
-        trackers = Trackers(self.tracker)
-        trackers.start(asdict(self), folder)
-        failed = 1
-        try:
-            result = self._fit(scene, splats, folder, trackers, overrides)
-            failed = 0
-        finally:
-            trackers.finish(failed)
+        journal = Journal(self, scene, state, folder, overrides)
+        trackers, code = Trackers(self.tracker), 1
+        with Signals() as signals:
+            try:
+                trackers.start(journal.session)
+                result = self._fit(scene, state, folder, trackers, journal, signals)
+                code = 0
+            except KeyboardInterrupt as stop:
+                code = getattr(stop, "code", 130)
+                raise
+            except Exception as error:
+                if is_out(error) and not isinstance(error, MemoryError):
+                    raise MemoryError(str(error)) from error
+                raise
+            finally:
+                trackers.finish(code)
+                journal.finish(code)
         return result
 
     def _fit(
-        self, scene: Scene, splats: Splats, folder: Path, trackers: Trackers, overrides: Sequence[str]
+        self, scene: Scene, state: State, folder: Path, trackers: Trackers, journal: Journal, signals: Signals
     ) -> dict[str, Any]:
         from splatexp.evaluate import evaluate, summary
         from splatexp.export import save_ply, save_splat
-        from splatexp.train import train
 
-        shows = any(isinstance(tracker, Console) for tracker in self.tracker.values())
-        trained = train(
-            splats, scene,
-            raster=self.raster, loss=self.loss, optimizer=self.optimizer, schedule=self.schedule,
-            densify=self.densify, importance=self.importance, dropout=self.dropout, smoothing=self.smoothing,
-            regularizers=self.regularizer, tracker=trackers, log_every=self.log_every,
-            steps=self.steps, seed=self.seed, progress=shows, on_step=self._between(scene, trackers),
-        )  # fmt: skip
-        baked = splats.baked()
+        keeper = Keeper(
+            state, folder, self.checkpoint, journal.notes, signals, self.memory.reserve, self.steps
+        )
+        self._train(scene, state, trackers, keeper)
+        baked = state.splats.baked()
         save_ply(folder / "point_cloud.ply", baked)
         save_splat(folder / "point_cloud.splat", baked)
         result = evaluate(
-            splats, self.raster, scene, folder, self.evaluate,
-            train_seconds=trained.seconds, wall_seconds=time.perf_counter() - self._began,
-            peak_memory_bytes=_peak(), data=self.data, overrides=overrides,
+            state.splats, self.raster, scene, folder, self.evaluate,
+            train_seconds=state.record.seconds,
+            wall_seconds=state.wall(), peak_memory_bytes=state.peak(),
+            data=self.data, overrides=journal.overrides,
+            run={"id": journal.id, "resumed": state.resumed, "shrunk": state.shrunk},
         )  # fmt: skip
-        quality = {f"test_{name}": result[name] for name in QUALITY if result.get(name) is not None}
-        trackers.log(self.steps - 1, quality)
-        self._show(folder, trackers)
+        self._show(result, folder, trackers)
         summary(result, folder)
         return result
 
-    def _between(self, scene: Scene, trackers: Trackers) -> Any:
-        """What happens after a step, off the clock: held-out means now and then; None where never."""
-        if not self.evaluate.every:
-            return None
+    def _train(self, scene: Scene, state: State, trackers: Trackers, keeper: Keeper) -> None:
+        """The loop; again, with less, when memory has run out and `oom` is shrink."""
+        from splatexp.train import train
+
+        shows = any(isinstance(tracker, Console) for tracker in self.tracker.values())
+        looks = self._looks(scene, trackers)
+
+        def between(step: int, splats: Splats) -> None:
+            looks(step, splats)
+            keeper(step, splats)
+
+        state.settle()
+        while True:
+            densify, schedule = self._shrunken(state)
+            try:
+                keeper.signals.patient = True
+                train(
+                    state.splats, scene, raster=self.raster, loss=self.loss, optimizer=self.optimizer,
+                    schedule=schedule, densify=densify, importance=self.importance, dropout=self.dropout,
+                    smoothing=self.smoothing, regularizers=self.regularizer, tracker=trackers,
+                    log_every=self.log_every, steps=self.steps, start=state.step, seed=self.seed,
+                    progress=shows, on_step=between, record=state.record,
+                )  # fmt: skip
+                return
+            except Exception as error:
+                if not is_out(error):
+                    raise
+                lost = error
+            finally:
+                keeper.signals.patient = False
+            self._out_of_memory(lost, scene, state, keeper)
+
+    def _shrunken(self, state: State) -> tuple[Strategy, Schedule]:
+        """Density control and schedule with what was taken from them for want of memory."""
+        taken = {each["setting"]: each["to"] for each in state.shrunk}
+        densify = replace(self.densify, max_gaussians=taken.get(CAP, self.densify.max_gaussians))
+        schedule = replace(self.schedule, least_factor=taken.get(FACTOR, self.schedule.least_factor))
+        return densify, schedule
+
+    def _out_of_memory(self, error: BaseException, scene: Scene, state: State, keeper: Keeper) -> None:
+        """Save what there is; then go on with less, or raise MemoryError with advice."""
+        text, broken = " ".join(str(error).split())[:200], not state.splats.between
+        saved = keeper.rescue(error)
+        camera, count = scene.train[0].camera, len(state.splats)
+        densify, schedule = self._shrunken(state)
+        factor = schedule.fitted(scene.train).factor(state.step)
+        size = (camera.width // factor, camera.height // factor)
+        degree = state.splats.sh_degree
+        less = shrink(count, *size, factor, degree) if saved or not broken else None
+        story = f"out of memory at step {state.step} ({text})"
+        if self.oom == "shrink" and less:
+            if broken and saved:
+                state.restore(*read(saved))
+                story += f", back to step {state.step}"
+            setting, value = less
+            before = densify.max_gaussians if setting == CAP else factor
+            state.shrunk.append({"step": state.step, "setting": setting, "from": before, "to": value})
+            for edit in self._shrunken(state)[0].trim(state.step, state.splats):
+                state.splats.apply(edit)
+            warnings.warn(f"{story}; goes on with {setting}={value}", stacklevel=2)
+            return
+        tip = advice(
+            count, *size, degree, factor=factor, pictures=len(scene.train) + len(scene.test),
+            downscale=getattr(self.data, "downscale", 0),
+        )  # fmt: skip
+        kept = f"resume=auto goes on from {saved}" if saved else "no checkpoint was written"
+        raise MemoryError(f"{story}; {kept}; {tip}")
+
+    def _looks(self, scene: Scene, trackers: Trackers) -> Any:
+        """What is measured after a step, off the clock: held-out means now and then."""
         from splatexp.evaluate import means, measure
         from splatexp.metrics import metric_set
 
-        metrics, _ = metric_set(self.evaluate.lpips_weights)
+        metrics = metric_set(self.evaluate.lpips_weights)[0] if self.evaluate.every else {}
 
         def look(step: int, splats: Splats) -> None:
-            if (step + 1) % self.evaluate.every == 0 and step + 1 < self.steps:
+            if self.evaluate.every and (step + 1) % self.evaluate.every == 0 and step + 1 < self.steps:
                 rows = measure(splats, self.raster, scene, metrics)
                 seen = {f"test_{name}": value for name, value in means(rows, metrics, {}).items()}
                 trackers.log(step, {name: value for name, value in seen.items() if value is not None})
 
         return look
 
-    def _show(self, folder: Path, trackers: Trackers) -> None:
-        """Give the trackers some of the comparisons that were drawn."""
+    def _show(self, result: dict[str, Any], folder: Path, trackers: Trackers) -> None:
+        """Give the trackers the held-out means, each view's, some of the comparisons drawn, and the model."""
         import numpy as np
         from PIL import Image
 
+        step = self.steps - 1
+        trackers.log(step, {f"test_{name}": result[name] for name in QUALITY if result.get(name) is not None})
+        trackers.table(step, "per_view", result["per_view"])
         for path in sorted((folder / "renders").glob("*.png"))[:SHOWN]:
             with Image.open(path) as picture:
-                trackers.image(self.steps - 1, path.stem, np.asarray(picture.convert("RGB")))
+                trackers.image(step, path.stem, np.asarray(picture.convert("RGB")))
+        trackers.file(folder / "point_cloud.ply")
 
 
-def _use(threads: int, seed: int, backend: str) -> None:
-    """Set threads and every seed, whatever an earlier run in this process has set."""
-    import numpy as np
-    import torch
-
+def _use_threads(threads: int, backend: str) -> None:
+    """Set the threads of kernels and torch, whatever an earlier run in this process has set."""
     import splatexp_kernels
 
     if backend == "cpu":
-        splatexp_kernels.set_num_threads(threads or _processors())
+        splatexp_kernels.set_num_threads(threads or processors())
     # torch gets one of its own: its sums depend on their number, and its pool disturbs that of the kernels
     torch.set_num_threads(1 if backend == "cpu" else threads or 1)
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
-
-
-def _processors() -> int:
-    """Processors that this process may use: those it is bound to, or a container's share if less."""
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return max(1, min(count, -(-int(quota) // int(period))))
-    except (OSError, ValueError):  # no cgroup, or "max"
-        return count
-
-
-def _forget_peak() -> None:
-    """Start the count of peak memory afresh (Linux): a sweep runs many runs in one process."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pass
-
-
-def _peak() -> int | None:
-    """Peak resident memory of the process since then, bytes; None where the system does not tell."""
-    try:  # Linux; its ru_maxrss would count the program that started this one
-        status = Path("/proc/self/status").read_text()
-        return 1024 * int(status.partition("VmHWM:")[2].split()[0])
-    except (OSError, IndexError):
-        pass
-    try:
-        import resource
-    except ImportError:
-        return None
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

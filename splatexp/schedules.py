@@ -120,6 +120,7 @@ class Schedule:
     sh_drop_steps: int = field(default=200, metadata=STEPS)  # then it rises to 1 over so many steps
     factors: list[int] = field(default_factory=lambda: [1])  # pictures are reduced by these, in turn
     until: list[int] = field(default_factory=list, metadata=STEPS)  # where each but the last factor ends
+    least_factor: int = 1  # by at least this throughout
     means: Curve = field(default_factory=lambda: Curve("exponential", end=0.01))
     others: Curve = field(default_factory=Curve)  # of all but the means, times the curve of each
     quats: Curve = field(default_factory=Curve)
@@ -133,6 +134,7 @@ class Schedule:
         for name in ("sh_start", "sh_every", "sh_drop", "count_power"):
             check_range(f"schedule.{name}", getattr(self, name), 0)
         check_range("schedule.sh_drop_steps", self.sh_drop_steps, 1)
+        check_range("schedule.least_factor", self.least_factor, 1)
         check_turns(("schedule.factors", "schedule.until"), self.factors, self.until)
 
     def sh_degree(self, step: int, most: int) -> int:
@@ -147,7 +149,7 @@ class Schedule:
 
     def factor(self, step: int) -> int:
         """By how much the pictures are reduced at a step."""
-        return self.factors[sum(step >= end for end in self.until)]
+        return max(self.least_factor, self.factors[sum(step >= end for end in self.until)])
 
     def rates(self, step: int, steps: int, count: int, initial: int, most: int = 4) -> dict[str, float]:
         """Factors of the learning rates at a step, by parameter.

@@ -54,6 +54,7 @@ class Splats:
         self.importance = None
         self.next_uid = count
         self.initial = count  # rows at the start
+        self.between = True  # between two steps: False while one has changed some of this but not yet all
         self.extent = extent
 
     def __len__(self) -> int:
@@ -79,6 +80,16 @@ class Splats:
     def opacities(self) -> Tensor:
         """Activated opacities [N] in (0,1)."""
         return self.opacity_logits.sigmoid()
+
+    @property
+    def waiting(self) -> bool:
+        """Whether gradients wait for an update that is still to come."""
+        return any(leaf.grad is not None for leaf in self.leaves().values())
+
+    def drop_gradients(self) -> None:
+        """Let go of all gradients."""
+        for leaf in self.leaves().values():
+            leaf.grad = None
 
     @property
     def sh_degree(self) -> int:
@@ -173,7 +184,7 @@ class Splats:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything, as a flat dict of tensors that the next step writes into: save or clone them."""
-        leaves = self._leaves()
+        leaves = self.leaves()
         state = {name: leaf.detach() for name, leaf in leaves.items()}
         state |= {f"grad.{name}": leaf.grad for name, leaf in leaves.items() if leaf.grad is not None}
         state |= {name: getattr(self, name) for name in ROWS}
@@ -183,35 +194,56 @@ class Splats:
         return state | numbers | {"extent": torch.tensor(self.extent, dtype=torch.float64)}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take over what `state_dict` gave, whatever was here before.
+        """Take over what `state_dict` gave, whatever was here before.  Raises: as `of`."""
+        vars(self).update(vars(Splats.of(state)))
 
-        Raises: ValueError for a missing name or shapes that do not fit each other.
+    @classmethod
+    def of(cls, state: dict[str, Tensor]) -> "Splats":
+        """Gaussians from what `state_dict` gave.
+
+        Raises: ValueError for a missing name, and for shapes or types that do not fit each other.
         """
-        other = Splats({name: state[name] for name in PARAMS if name in state}, float(state.get("extent", 1)))
+        try:
+            return cls._rebuilt(state)
+        except (RuntimeError, TypeError, IndexError) as error:
+            raise ValueError(f"state: {' '.join(str(error).split())}") from error
+
+    @classmethod
+    def _rebuilt(cls, state: dict[str, Tensor]) -> "Splats":
+        made = cls({name: state[name] for name in PARAMS if name in state}, float(state.get("extent", 1)))
         for key, tensor in state.items():
             place, _, name = key.partition(".")
             if place == "extra":
-                other.add_param(name, tensor)
+                made.add_param(name, tensor)
             elif place == "shared":
-                other.add_shared(name, tensor)
+                made.add_shared(name, tensor)
             elif place == "carried":
-                other.carried[name] = tensor.clone()
+                made.carried[name] = tensor.clone()
             elif place == "stats":
-                other.row_stat(name)
+                made.row_stat(name)
             elif key == "importance":
-                other.importance = tensor.clone().requires_grad_()
-        for name, leaf in other._leaves().items():
+                made.importance = tensor.clone().requires_grad_()
+        for name, leaf in made.leaves().items():
             if f"grad.{name}" in state:
                 leaf.grad = torch.zeros_like(leaf)
-        for name, tensor in other.state_dict().items():
-            if name not in state or state[name].shape != tensor.shape:
-                got = tuple(state[name].shape) if name in state else "nothing"
-                raise ValueError(f"state[{name!r}]: expected {tuple(tensor.shape)}, got {got}")
+        blank = made.state_dict()
+        if unknown := sorted(set(state) - set(blank)):
+            raise ValueError(f"state: {unknown[0]!r} is no part of it")
+        for name, tensor in blank.items():
+            kind = f"{tensor.dtype} {tuple(tensor.shape)}"
+            got = f"{state[name].dtype} {tuple(state[name].shape)}" if name in state else "nothing"
+            if got != kind:
+                raise ValueError(f"state[{name!r}]: expected {kind}, got {got}")
             tensor.copy_(state[name])
-        other.next_uid, other.initial = int(state["next_uid"]), int(state["initial"])
-        vars(self).update(vars(other))
+        if any(
+            len(row) != len(made)
+            for row in (*made.carried.values(), *([] if made.importance is None else [made.importance]))
+        ):
+            raise ValueError(f"state: expected {len(made)} rows throughout")
+        made.next_uid, made.initial = int(state["next_uid"]), int(state["initial"])
+        return made
 
-    def _leaves(self) -> dict[str, Tensor]:
+    def leaves(self) -> dict[str, Tensor]:
         """All leaves by their names in the state."""
         leaves = {name: getattr(self, name) for name in PARAMS}
         leaves |= {f"extra.{name}": leaf for name, leaf in self.extra.items()}

@@ -15,10 +15,11 @@ from splatexp.config import conf_dir
 PACKAGE, KERNELS = Path(splatexp.__file__).parent, Path(splatexp_kernels.__file__).parent
 HYDRA = {"config", "loader", "schema", "__main__"}  # who may know of Hydra and OmegaConf
 KERNEL_DOORS = {"densify.noise", "raster", "losses", "optimizer", "importance.learned", "run", "provenance"}
-ENTRY_POINTS = {"__main__", "finished", "evaluate", "render"}  # who may print, and open a finished run
+KERNEL_DOORS |= {"doctor.probes"}
+ENTRY_POINTS = {"__main__", "doctor.__main__", "finished", "evaluate", "render", "resume"}  # print, open runs
 ONLY = {  # module -> what of the package it may import
     "train": {"data.scene", "densify.strategy", "dropout", "importance", "losses", "optimizer", "progress"}
-    | {"raster", "regularizers", "schedules", "seeds", "smoothing", "splats"},
+    | {"raster", "record", "regularizers", "schedules", "seeds", "smoothing", "splats"},
     "explain": set(),
     "choices": set(),
     "atomic": set(),
@@ -27,7 +28,16 @@ ONLY = {  # module -> what of the package it may import
     "config": {"explain", "loader", "options", "run", "schema"},
     "__main__": {"", "config", "loader", "schema"},
 }
-NOT_BELOW = {"config", "run", "__main__", "finished", "train", "evaluate", "render"}  # they call the others
+NOT_BELOW = {
+    "config",
+    "run",
+    "__main__",
+    "finished",
+    "train",
+    "evaluate",
+    "render",
+    "resume",
+}
 HEAVY = ["torchmetrics", "torchvision", "lpips", "wandb", "tensorboard", "gsplat", "scipy", "imageio"]
 HEAVY += ["plyfile", "matplotlib", "safetensors", "psutil"]
 PLAIN = {"torch", "math", "typing", "__future__", "collections", "dataclasses", "functools"}

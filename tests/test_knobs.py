@@ -177,6 +177,7 @@ CHANGES = {  # class -> setting -> (what the others are, its values: two, or one
         "sh_drop_steps": ({"sh_every": 9, "sh_drop": 0.1}, 3),
         "factors": ({"until": [9]}, [2, 1], [1, 2]),
         "until": ({"factors": [2, 1]}, [9], [20]),
+        "least_factor": ({}, 2),
         "means": ({}, Curve(**CURVE)),
         "others": ({}, Curve(**CURVE)),
         "quats": ({}, Curve(**CURVE)),
@@ -223,6 +224,7 @@ CHANGES = {  # class -> setting -> (what the others are, its values: two, or one
         "per_tile_max": ({}, 5),
         "max_splats_per_pixel": ({}, 2),
         "cull_radius_px": ({}, 3.0),
+        "amp": ({}, "bf16"),
     },
 }
 LEARNED = {
@@ -335,7 +337,7 @@ WORDS = [  # of document 000, section 8: what a run is told, and what it is told
     (IDLE, "densify.densify_add=5"),
     *((TILES, f"raster.{word}") for word in (
         "tile_size=8", "per_tile_max=4", "cull_radius_px=3", "max_splats_per_pixel=2", "near=4", "far=4",
-        "prefilter=true", "eps2d=1",
+        "prefilter=true", "eps2d=1", "amp=bf16", "amp=fp16",
     )),
     *((RAMP, f"schedule.{word}") for word in (
         "sh_every=5", "sh_start=9", "sh_drop=0.1", "means.kind=cosine", "means.end=0.5", "others.warmup=9",
@@ -391,6 +393,7 @@ def test_every_knob_of_the_command_line_has_an_effect(words, word):
         ("raster.per_tile_max=-1", "raster.per_tile_max: expected at least 0"),
         ("raster.max_splats_per_pixel=-1", "raster.max_splats_per_pixel: expected at least 0"),
         ("raster.cull_radius_px=-1", "raster.cull_radius_px: expected at least 0"),
+        ("raster.amp=fp8", "raster.amp: expected one of none, bf16, fp16, got 'fp8'"),
         ("raster.near=-1", "raster.near, raster.far: expected 0 <= near < far"),
         ("schedule.sh_every=-1", "schedule.sh_every: expected at least 0"),
         ("schedule.means.end=-1", "schedule.means.end: expected at least"),

@@ -75,7 +75,7 @@ def test_a_run_leaves_what_others_rely_on(tmp_path, capsys):
     assert len(list((tmp_path / "renders").glob("*.png"))) == 2
     rows = {row["step"]: row for row in rows_of(tmp_path)}
     assert set(rows) == {"1", "3", "5"} and float(rows["1"]["test_psnr"]) > 0
-    assert float(rows["5"]["opacity"]) > 0 and float(rows["5"]["scale"]) > 0
+    assert float(rows["5"]["loss_opacity"]) > 0 and float(rows["5"]["loss_scale"]) > 0
 
 
 def test_runs_in_one_process_do_not_know_of_each_other(tmp_path, capsys):

@@ -48,7 +48,9 @@ def test_training_lowers_the_loss_and_counts_its_seconds():
     assert [step for step, _ in tracker.rows] == [9, 19, 29]
     first, last = tracker.rows[0][1], tracker.rows[-1][1]
     assert last["loss"] < first["loss"] and last["psnr"] > first["psnr"]
-    assert last["loss"] == pytest.approx(last["l1"] + last["ssim"] + last["opacity"], rel=1e-5)
+    assert last["loss"] == pytest.approx(
+        sum(last[f"loss_{name}"] for name in ("l1", "ssim", "opacity")), rel=1e-5
+    )
     assert {"seconds", "num_gaussians", "sh_degree", "lr_means"} <= set(last)
     assert result.loss == last["loss"] and result.steps == 30
     began = time.perf_counter()

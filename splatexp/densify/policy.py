@@ -93,6 +93,11 @@ class Fade:
         on = due(step, self.every, self.start, self.stop or stop)
         return self.kind != "none" and (on if self.every else event and due(step, 1, self.start, self.stop))
 
+    def strength(self, step: int, stop: int) -> float:
+        """The amount while it is in force, of a strategy that ends so; else 0."""
+        on = due(step, 1, self.start, self.stop or stop)
+        return (self.amount or AMOUNTS[self.kind]) if on and self.kind != "none" else 0.0
+
     def plan(self, splats: Splats) -> Overwrite:
         """The new logits."""
         logits, amount = splats.opacity_logits.detach(), self.amount or AMOUNTS[self.kind]

@@ -57,12 +57,20 @@ class Strategy:
 
     def plan(self, step: int, splats: Splats, context: Context | None = None) -> Iterator[Edit | Overwrite]:
         """Edits to apply one by one: each is made from the rows that the one before it left."""
+        yield from self.trim(step, splats)
+
+    def trim(self, step: int, splats: Splats) -> Iterator[Edit]:
+        """The edit that leaves no more rows than the cap, the faintest go."""
         if 0 < self.max_gaussians < len(splats):
             everyone = torch.ones(len(splats), dtype=torch.bool, device=splats.uid.device)
             crowd = best(
                 everyone, drawn_opacity(splats, step), splats.uid, len(splats) - self.max_gaussians, low=True
             )
-            yield from _by("cap", prune(splats, crowd, Shape(), step, generator()))
+            yield from _by("cap", prune(splats, crowd, Shape(), step, generator()), "prune")
+
+    def status(self, step: int, splats: Splats, context: Context) -> dict[str, float]:
+        """Where its budget and its policies stand after a step, by name, for the record."""
+        return {"cap": self.max_gaussians} if self.max_gaussians else {}
 
 
 @dataclass
@@ -158,9 +166,26 @@ class Ruled(Named, Strategy):
         if self.noise.active(step):
             backend = context.raster.backend if context.raster is not None else "reference"
             yield self.noise.plan(splats, step, context.seed, context.rate, backend)
-        yield from super().plan(step, splats, context)
+        yield from self.trim(step, splats)
         if event and self.exact and not due(step + self.every, self.every, self.start, self._end(context)):
             yield from self._fill(step, splats, context.seed)
+
+    def status(self, step: int, splats: Splats, context: Context) -> dict[str, float]:
+        """Where its budget and its policies stand after a step, by name, for the record."""
+        values = super().status(step, splats, context)
+        limit = self._limit(step, len(splats), splats.initial, context) if self.every else None
+        if limit is not None:
+            values["limit"] = limit
+        if self.reset.every:
+            past = [
+                done
+                for done in range(self.reset.every, step + 2, self.reset.every)
+                if self.reset.due(done - 1)
+            ]
+            values |= {"resets": len(past), "since_reset": step + 1 - (past[-1] if past else 0)}
+        if self.fade.kind != "none":
+            values["fade"] = self.fade.strength(step, self.stop)
+        return values
 
     def _event(self, step: int, splats: Splats, context: Context) -> Iterator[Edit]:
         firing = {name: rule for name, rule in self.rules.items() if self._fires(rule, step)}
@@ -179,7 +204,7 @@ class Ruled(Named, Strategy):
                 most = max(0, self.merge_max - merged) if self.merge_max else None
             random, before = generator("densify", context.seed, step, name), len(splats)
             edit = rule.plan(step, splats, random, least=least, most=most)
-            yield from _by(name, edit)
+            yield from _by(name, edit, rule.operate)
             born += max(0, len(splats) - before)
             pruned += (before - len(splats)) if rule.operate == "prune" else 0
             merged += (before - len(splats)) if rule.operate == "merge" else 0
@@ -226,12 +251,12 @@ class Ruled(Named, Strategy):
             "multinomial_repl", drawn_opacity(splats, step), 0, everyone, splats.uid,
             least=missing, most=missing, random=random,
         )  # fmt: skip
-        yield from _by("fill", clone(splats, rows, Shape(opacity="mcmc"), step, random))
+        yield from _by("fill", clone(splats, rows, Shape(opacity="mcmc"), step, random), "clone")
 
 
-def _by(name: str, edit: Edit | None) -> Iterator[Edit]:
+def _by(name: str, edit: Edit | None, kind: str) -> Iterator[Edit]:
     if edit is not None:
-        edit.by = name
+        edit.by, edit.kind = name, kind
         yield edit
 
 

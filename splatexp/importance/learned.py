@@ -40,6 +40,10 @@ class Importance:
     def update(self, splats: Splats, step: int, steps: int, backend: str, seed: int = 0) -> None:
         """Learn from what the step's backward pass left, and make the s of the next step."""
 
+    def status(self, step: int) -> dict[str, float]:
+        """Weights of its terms at a step, by name, for the record."""
+        return {}
+
 
 @dataclass
 class NONE(Importance):
@@ -86,8 +90,7 @@ class Learned(Importance):
         s = splats.importance
         if s is None or step < self.start:
             return {}
-        rise = min(1.0, (step + 1 - self.start) / self.ramp) if self.ramp else 1.0
-        mean, terms = s.sum() / max(len(s), 1), {}
+        rise, mean, terms = self._rise(step), s.sum() / max(len(s), 1), {}
         if self.sparsity:
             terms["importance_sparsity"] = rise * self.sparsity * (mean * mean if self.squared else mean)
         if self.binary:
@@ -95,6 +98,19 @@ class Learned(Importance):
         if self.budget and self.budget_weight:
             terms["importance_budget"] = rise * self.budget_weight * (mean - self.budget) ** 2
         return terms
+
+    def status(self, step: int) -> dict[str, float]:
+        """Weights of its terms at a step, by name, for the record."""
+        rise = self._rise(step)
+        weights = {"sparsity": self.sparsity, "binary": self.binary}
+        weights |= {"budget": self.budget_weight} if self.budget else {}
+        return {f"lambda_importance_{name}": rise * weight for name, weight in weights.items()}
+
+    def _rise(self, step: int) -> float:
+        """The share of the weights that is in force."""
+        if step < self.start:
+            return 0.0
+        return min(1.0, (step + 1 - self.start) / self.ramp) if self.ramp else 1.0
 
     @torch.no_grad()
     def update(self, splats: Splats, step: int, steps: int, backend: str, seed: int = 0) -> None:

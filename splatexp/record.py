@@ -1,0 +1,160 @@
+"""What a run says of itself at every logged step, and the sums behind it, which go on when it is resumed."""
+
+import math
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from splatexp import memory
+from splatexp.edit import Edit, Overwrite
+from splatexp.losses import likeness, psnr
+from splatexp.raster import Render
+from splatexp.splats import Splats
+
+MEMORY = 0.9  # of the moving averages over logged steps
+
+
+@dataclass
+class Sight:
+    """A step as it was: what its picture was compared with, and what that gave."""
+
+    step: int
+    terms: Mapping[str, Tensor]  # of the loss, weighted
+    total: float  # their sum
+    render: Render
+    target: Tensor  # [C,H,W,3]
+    mask: Tensor | None  # [C,H,W,1]
+
+    @property
+    def psnr(self) -> float:
+        """Of the training view, dB."""
+        return psnr(self.render.image, self.target, self.mask)
+
+    def ssim(self, weight: float, backend: str) -> float:
+        """Of the training view, by the training kernel; taken from the loss where it has the term."""
+        if "ssim" in self.terms and weight:
+            return 1 - self.terms["ssim"].item() / weight
+        return likeness(self.render.image, self.target, self.mask, backend=backend)
+
+
+@dataclass
+class Record:
+    """Sums over a run: `seconds` of its steps, and what has come together since the last row."""
+
+    seconds: float = 0.0  # of the steps alone: no evaluation, no logs, no files
+    control: float = 0.0  # of density control in them
+    logging: float = 0.0  # of writing rows, besides
+    steps: int = 0  # since the last row
+    losses: float = 0.0  # their sum since then
+    begun: float = 0.0  # `seconds` at the last row
+    psnr_mean: float = math.nan  # moving averages over the rows
+    ssim_mean: float = math.nan
+    moved: Counter[str] = field(default_factory=Counter)  # rows by rule and by kind of edit, since then
+
+    @contextmanager
+    def clock(self, name: str) -> Iterator[None]:
+        """Add the time that passes to `seconds`, `control` or `logging`."""
+        began = time.perf_counter()
+        yield
+        setattr(self, name, getattr(self, name) + time.perf_counter() - began)
+
+    def edited(self, edit: Edit | Overwrite, grown: int) -> None:
+        """Count what an edit did; `grown` is by how much the number of rows went up."""
+        if not isinstance(edit, Edit):
+            return
+        self.moved[f"rows_{edit.by}"] += grown
+        if edit.kind in ("prune", "merge"):
+            self.moved[f"{edit.kind}s"] -= grown
+        elif edit.kind == "relocate":
+            self.moved["relocated"] += int(edit.fresh.sum())
+        else:
+            self.moved["births"] += grown
+
+    def stepped(self, total: float) -> None:
+        """Count a step and its loss."""
+        self.steps += 1
+        self.losses += total
+
+    def row(self, sight: Sight, splats: Splats, *, weight: float, backend: str) -> dict[str, float]:
+        """The numbers of a logged step that follow from what came out of it; what was summed begins anew.
+
+        weight: of SSIM in the loss.
+        """
+        quality = {"psnr": sight.psnr, "ssim": sight.ssim(weight, backend)}
+        for name, value in quality.items():
+            before = getattr(self, f"{name}_mean")
+            after = value if math.isnan(before) else MEMORY * before + (1 - MEMORY) * value
+            setattr(self, f"{name}_mean", after)
+        values = {"loss": sight.total, "loss_mean": self.losses / max(1, self.steps)}
+        values |= {f"loss_{name}": term.item() for name, term in sight.terms.items()}
+        values |= quality | {"psnr_mean": self.psnr_mean, "ssim_mean": self.ssim_mean}
+        values["num_gaussians"] = len(splats)
+        values |= {name: self.moved[name] for name in ("births", "prunes", "merges", "relocated")}
+        values |= {name: n for name, n in self.moved.items() if name.startswith("rows_") and n}
+        values |= _spread("footprint", _footprints(sight.render)) | _spread("opacity", splats.opacities)
+        values |= {"memory_bytes": memory.in_use(), "memory_available_bytes": memory.available() or math.nan}
+        if device := memory.device():
+            values |= {"device_bytes": device[0], "device_peak_bytes": device[1]}
+        pace = self.steps / max(1e-9, self.seconds - self.begun)
+        values |= {"seconds": self.seconds, "seconds_densify": self.control, "seconds_log": self.logging}
+        values["steps_per_second"] = pace
+        self.steps, self.losses, self.begun = 0, 0.0, self.seconds
+        self.moved.clear()
+        return values
+
+    def state(self) -> dict[str, Any]:
+        """Everything, for JSON."""
+        plain = {name: value for name, value in vars(self).items() if name != "moved"}
+        plain = {name: None if math.isnan(value) else value for name, value in plain.items()}
+        return plain | {"moved": dict(self.moved)}
+
+    @classmethod
+    def of(cls, state: Mapping[str, Any]) -> "Record":
+        """What `state` gave.  Raises: ValueError for anything else."""
+        made = cls()
+        try:
+            for name in vars(made):
+                if name == "moved":
+                    made.moved = Counter({str(key): int(n) for key, n in state["moved"].items()})
+                else:
+                    value = state[name]
+                    setattr(made, name, math.nan if value is None else type(getattr(made, name))(value))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ValueError(f"record: not as it was written ({error!r})") from error
+        return made
+
+
+def sick(splats: Splats) -> dict[str, int]:
+    """Parameter -> how many of its rows are not finite; those alone that have some."""
+    found = {}
+    for name, leaf in splats.leaves().items():
+        if not leaf.detach().sum().isfinite():  # a cheap look first
+            rows = ~leaf.detach().isfinite().reshape(len(leaf), -1).all(1)
+            found |= {name: int(rows.sum())} if rows.any() else {}
+    return found
+
+
+def _footprints(render: Render) -> Tensor:
+    """Radii px of the rows in view: 3 standard deviations along the longer axis, blur included."""
+    with torch.no_grad():
+        a, b, c = render.conics.detach()[render.visible].unbind(-1)
+        least = 0.5 * (a + c) - torch.hypot(0.5 * (a - c), b)  # eigenvalue of the inverse covariance
+        return 3 * least.clamp_min(1e-12).rsqrt()
+
+
+def _spread(name: str, values: Tensor) -> dict[str, float]:
+    """Least, mean and largest of some values; nothing of none."""
+    if not len(values):
+        return {}
+    low, high = values.detach().aminmax()
+    return {
+        f"{name}_min": float(low),
+        f"{name}_mean": float(values.detach().mean()),
+        f"{name}_max": float(high),
+    }

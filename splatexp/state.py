@@ -1,0 +1,123 @@
+"""All that a run is made of between two of its steps: what a checkpoint holds besides the settings."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any
+
+from torch import Tensor
+
+from splatexp import memory
+from splatexp.record import Record
+from splatexp.seeds import generators, set_generators
+from splatexp.splats import Splats
+
+SHRUNK = {"step", "setting", "from", "to"}
+
+
+@dataclass
+class State:
+    """After `step` steps. The splats hold parameters, moments, statistics, tags and gradients that wait;
+    sampling, schedules and density control follow from (step, seed) and the settings.
+    """
+
+    splats: Splats
+    step: int = 0
+    record: Record = field(default_factory=Record)
+    random: dict[str, Tensor] = field(default_factory=generators)  # global generators, when training goes on
+    shrunk: list[dict[str, Any]] = field(default_factory=list)  # what oom=shrink did: step, setting, from, to
+    resumed: list[int] = field(default_factory=list)  # where it was interrupted and went on
+    wall_seconds: float = 0.0  # of the earlier parts of the run
+    peak_bytes: int | None = None  # likewise
+    began: float = field(default_factory=time.perf_counter)  # when this part did
+    news: list[str] = field(default_factory=list)  # how it came about, for people
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Its tensors, for a checkpoint."""
+        tensors = {f"splats.{name}": tensor for name, tensor in self.splats.state_dict().items()}
+        return tensors | {f"random.{name}": tensor for name, tensor in generators().items()}
+
+    def notes(self) -> dict[str, Any]:
+        """The rest of it, for JSON."""
+        return {
+            "record": self.record.state(),
+            "shrunk": self.shrunk,
+            "resumed": self.resumed,
+            "wall_seconds": self.wall(),
+            "peak_bytes": self.peak(),
+        }
+
+    def wall(self) -> float:
+        """Seconds of all parts of the run so far."""
+        return self.wall_seconds + time.perf_counter() - self.began
+
+    def peak(self) -> int | None:
+        """Peak resident memory of all parts, bytes; None where the system does not tell."""
+        return max(filter(None, (self.peak_bytes, memory.peak())), default=None)
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> State:
+        """What `tensors` and `notes` gave.
+
+        Raises: ValueError for shapes or types that do not fit each other, before anything is touched.
+        """
+        parts: dict[str, dict[str, Tensor]] = {"splats": {}, "random": {}}
+        for name, tensor in tensors.items():
+            group, _, rest = name.partition(".")
+            if group not in parts or not rest:
+                raise ValueError(f"{name}: no tensor that a run has")
+            parts[group][rest] = tensor
+        splats = Splats.of(parts["splats"])
+        set_generators(parts["random"])
+        shrunk, resumed, wall, peak = (
+            notes.get(name) for name in ("shrunk", "resumed", "wall_seconds", "peak_bytes")
+        )
+        well = isinstance(shrunk, list) and isinstance(resumed, list) and isinstance(wall, (int, float))
+        if not well or not all(isinstance(each, dict) and SHRUNK <= set(each) for each in shrunk):
+            raise ValueError("notes: not as they were written")
+        record = Record.of(notes.get("record") or {})
+        return cls(splats, notes["step"], record, parts["random"], shrunk, resumed, wall, peak)
+
+    def restore(self, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:
+        """Go back to what a checkpoint holds; what has been shrunk since stays so."""
+        earlier, shrunk = State.of(tensors, notes), self.shrunk
+        vars(self).update(vars(earlier) | {"shrunk": shrunk, "news": self.news})
+
+    def settle(self) -> None:
+        """Put the global random generators where they were."""
+        set_generators(self.random)
+
+
+def settings(value: Any) -> Any:
+    """A dataclass of settings as plain values, each nested one with its `_target_`, as in .hydra/config.yaml.
+
+    Numbers that JSON does not know become texts.
+    """
+    if is_dataclass(value) and not isinstance(value, type):
+        kind = type(value)
+        plain = {"_target_": f"{kind.__module__}.{kind.__qualname__}"}
+        return plain | {f.name: settings(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, dict):
+        return {str(name): settings(part) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [settings(part) for part in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
+
+
+def flat(config: Mapping[str, Any], at: str = "") -> dict[str, Any]:
+    """What `settings` gave, by dotted keys; what has a class has that as its own value."""
+    found: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{at}{name}.")
+        elif name != "_target_":
+            found[f"{at}{name}"] = value
+        elif at:
+            package, _, kind = str(value).rpartition(".")
+            found[at[:-1]] = kind if package.startswith("splatexp.") else value
+    return found

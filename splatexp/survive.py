@@ -1,0 +1,123 @@
+"""What happens between steps so that a run survives: signals, memory that runs out, checkpoints in time."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Any
+
+from splatexp import memory
+from splatexp.checkpoint import Checkpoint, found, write
+from splatexp.record import sick
+
+if TYPE_CHECKING:
+    from splatexp.splats import Splats
+    from splatexp.state import State
+
+WATCH = 0.2  # seconds between two looks at the memory
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal has ended the run; `code` is the exit status."""
+
+    def __init__(self, number: int, text: str = ""):
+        name = signal.Signals(number).name
+        super().__init__(f"stopped by {name}{text}")
+        self.code = 128 + number
+
+
+class Signals:
+    """A context in which SIGINT and SIGTERM raise `Stopped`: while `patient` at the next step, else at once.
+
+    The second one is not waited for. In a thread that is not the main one, signals are left alone.
+    """
+
+    def __init__(self) -> None:
+        self.caught = 0
+        self.patient = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Signals:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._catch)
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _catch(self, number: int, frame: FrameType | None) -> None:
+        again, self.caught = bool(self.caught), number
+        if again or not self.patient:
+            raise Stopped(number, ", at once" if again else "")
+
+
+class Keeper:
+    """Called after every step: writes checkpoints, heeds signals, watches memory.
+
+    notes: what stands in every checkpoint besides the state.
+    """
+
+    def __init__(
+        self, state: State, folder: Path, rule: Checkpoint, notes: Callable[[], dict[str, Any]],
+        signals: Signals, reserve: int, steps: int,
+    ):  # fmt: skip
+        self.state, self.folder, self.rule, self.notes = state, folder / "checkpoints", rule, notes
+        self.signals, self.reserve, self.steps = signals, reserve, steps
+        self._next = time.monotonic()
+
+    def __call__(self, step: int, splats: Splats) -> None:
+        """Raises: Stopped; MemoryError; FloatingPointError where parameters are no longer finite."""
+        self.state.step, done = step + 1, step + 1
+        due = self.rule.every > 0 and (done % self.rule.every == 0 or done == self.steps)
+        saved = self.save() if due else None
+        if self.signals.caught:
+            saved = saved or self.save()
+            where = f"; saved {saved}, resume=auto goes on" if saved else "; nothing could be saved"
+            raise Stopped(self.signals.caught, f" after step {done}{where}")
+        if self.reserve and time.monotonic() >= self._next:
+            self._next = time.monotonic() + WATCH
+            free = memory.available()
+            if free is not None and free < self.reserve:
+                memory.release()  # what is held and not used may be enough
+                free = memory.available()
+            if free is not None and free < self.reserve:
+                raise MemoryError(f"{free >> 20} MiB are left, memory.reserve_mb={self.reserve >> 20}")
+
+    def save(self) -> Path | None:
+        """Write a checkpoint of the state; where that fails a warning says why, and the older ones are kept.
+
+        Raises: FloatingPointError where the state is not finite: it is not kept.
+        """
+        if bad := sick(self.state.splats):
+            last = found(self.folder)
+            rows = ", ".join(f"{count} rows of {name}" for name, count in bad.items())
+            kept = f"the last checkpoint is {last[0][1]}" if last else "no checkpoint was written before"
+            raise FloatingPointError(f"step {self.state.step - 1}: not finite: {rows}; {kept}")
+        notes = self.state.notes() | self.notes()
+        try:
+            return write(self.folder, self.state.step, self.state.tensors(), notes, self.rule.keep)
+        except OSError as error:
+            warnings.warn(f"no checkpoint at step {self.state.step}: {error.strerror or error}", stacklevel=2)
+            return None
+
+    def rescue(self, error: BaseException) -> Path | None:
+        """Save what there is after memory has run out, if that is a state between two steps.
+
+        What the failed step has made is let go first. Returns: the newest checkpoint that there is.
+        """
+        seen: BaseException | None = error
+        while seen is not None:  # the frames of its traceback hold the pictures of the step
+            seen.__traceback__, seen = None, seen.__context__
+        memory.release()
+        splats = self.state.splats
+        last = found(self.folder)
+        if splats.between and (not last or last[0][0] < self.state.step):
+            return self.save() or (last[0][1] if last else None)
+        return last[0][1] if last else None
