@@ -5,14 +5,12 @@ import errno
 import json
 import os
 import socket
-import struct
-import warnings
-import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 from command import python
+from logs import events, told
 
 from splatexp.tracking import Console, Csv, Session, TensorBoard, Tracker, Trackers, WandB
 from splatexp.tracking.growing import Growing
@@ -197,14 +195,6 @@ def test_a_write_that_had_no_room_is_an_error():
         Growing(Path("/dev/full")).add(b"row\n")
 
 
-def events(folder):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-        return EventAccumulator(str(folder / "tensorboard"), {"scalars": 0}).Reload()
-
-
 def text(seen, name):
     """The texts of a name, by step."""
     return {event.step: event.tensor_proto.string_val[0].decode() for event in seen.Tensors(name)}
@@ -271,41 +261,6 @@ def offline(tmp_path, monkeypatch):
 
     yield asked
     wandb.teardown()
-
-
-def records(path):
-    """What an offline file of wandb holds: LevelDB's log format, blocks of 32 KiB after 7 bytes."""
-    from wandb.proto.wandb_internal_pb2 import Record
-
-    data, at, whole = path.read_bytes(), 7, b""
-    assert data[:4] == b":W&B"
-    while at < len(data):
-        if (room := -at % 32768) and room < 7:
-            at += room
-        check, size, kind = struct.unpack_from("<IHB", data, at)
-        part = data[at + 7 : at + 7 + size]
-        assert len(part) == size and check == zlib.crc32(bytes([kind]) + part)
-        at, whole = at + 7 + size, whole + part
-        if kind in (1, 4):  # complete, or its last part
-            record = Record()
-            record.ParseFromString(whole)
-            yield record
-            whole = b""
-
-
-def told(folder):
-    """(the run, its rows, its summary, artifacts, exit codes) of each session's file, by time."""
-    import wandb
-
-    wandb.teardown()  # what comes at the end of the process: files are closed then
-    for path in sorted(folder.glob("wandb/offline-run-*/*.wandb")):
-        found = list(records(path))
-        history = [r.history for r in found if r.HasField("history")]
-        table = [{i.key or ".".join(i.nested_key): json.loads(i.value_json) for i in h.item} for h in history]
-        last = {".".join(i.nested_key): i.value_json for r in found for i in r.summary.update}
-        artifacts = [r.artifact for r in found if r.HasField("artifact")]
-        exits = [r.exit.exit_code for r in found if r.HasField("exit")]
-        yield next(r.run for r in found if r.HasField("run")), table, last, artifacts, exits
 
 
 @pytest.mark.filterwarnings("default")
