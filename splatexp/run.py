@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
-from splatexp.cgroups import processors
 from splatexp.checkpoint import Checkpoint, found, read
 from splatexp.choices import check_choice, check_range
 from splatexp.densify.strategy import Strategy
@@ -19,6 +18,7 @@ from splatexp.dropout import Dropout
 from splatexp.evaluate import Evaluate
 from splatexp.importance import Importance
 from splatexp.journal import Journal
+from splatexp.limits import processors
 from splatexp.losses import Loss
 from splatexp.memory import CAP, FACTOR, Memory, advice, forget_peak, is_out, shrink
 from splatexp.model import Model
@@ -71,24 +71,26 @@ class Run:
     tracker: dict[str, Tracker] = field(default_factory=dict)
     log_every: int = 50  # steps
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
-    resume: str = (
-        ""  # auto: from the newest checkpoint in the run's folder; or another run's folder, or a file
-    )
-    oom: str = (
-        "stop"  # when memory runs out: stop, with a checkpoint; shrink: go on with fewer rows or pixels
-    )
+    # auto: from the newest checkpoint in the run's folder; or another run's folder, or a file
+    resume: str = ""
+    # when memory runs out: stop, with a checkpoint; shrink: go on with fewer rows or pixels
+    oom: str = "stop"
     memory: Memory = field(default_factory=Memory)
-    deterministic: bool = (
-        False  # refuse what may give other bits the next time; the CPU always gives the same
-    )
+    # refuse what may give other bits the next time; the CPU always gives the same
+    deterministic: bool = False
     evaluate: Evaluate = field(default_factory=Evaluate)
-    objective: str = "psnr"  # what a sweep optimises: a name in metrics.json
+    # what a sweep optimises: a name in metrics.json, or several
+    objective: str | list[str] = field(default="psnr", metadata={"unit": "words"})
+    force: bool = False  # in a sweep: run it although it is finished
+    # where sweeps note which jobs are done; "": nowhere
+    ledger: str = field(default="multirun/.ledger", metadata={"unit": "path"})
 
     def __post_init__(self) -> None:
         check_range("steps", self.steps, 1)
         check_range("threads", self.threads, 0)
         check_range("log_every", self.log_every, 1)
-        check_choice("objective", self.objective, OBJECTIVES)
+        for name in self.objectives:
+            check_choice("objective", name, OBJECTIVES)
         check_choice("oom", self.oom, ("stop", "shrink"))
         if self.deterministic and not self.raster.deterministic:
             raise ValueError(f"deterministic: expected false with raster={self.raster.backend}, got true")
@@ -103,6 +105,11 @@ class Run:
     def __call__(self, folder: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
         """Everything from loading to the summary, into `folder`.  Returns: what metrics.json holds."""
         return self.fit(*self.prepare(folder), folder, overrides)
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """What a sweep optimises, as names."""
+        return (self.objective,) if isinstance(self.objective, str) else tuple(self.objective)
 
     def settle(self) -> None:
         """Set threads, allocator and every seed of this process to those of the run."""
@@ -168,9 +175,7 @@ class Run:
         from splatexp.evaluate import evaluate, summary
         from splatexp.export import save_ply, save_splat
 
-        keeper = Keeper(
-            state, folder, self.checkpoint, journal.notes, signals, self.memory.reserve, self.steps
-        )
+        keeper = Keeper(self, state, folder, journal.notes, signals)
         self._train(scene, state, trackers, keeper)
         baked = state.splats.baked()
         save_ply(folder / "point_cloud.ply", baked)

@@ -12,10 +12,11 @@ from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 from splatexp import memory
-from splatexp.checkpoint import Checkpoint, found, write
+from splatexp.checkpoint import found, write
 from splatexp.record import sick
 
 if TYPE_CHECKING:
+    from splatexp.run import Run
     from splatexp.splats import Splats
     from splatexp.state import State
 
@@ -62,20 +63,23 @@ class Keeper:
     """Called after every step: writes checkpoints, heeds signals, watches memory.
 
     notes: what stands in every checkpoint besides the state.
+    Memory that runs out while rows move leaves the step half done: where it is short, there is a checkpoint
+    before that.
     """
 
     def __init__(
-        self, state: State, folder: Path, rule: Checkpoint, notes: Callable[[], dict[str, Any]],
-        signals: Signals, reserve: int, steps: int,
-    ):  # fmt: skip
-        self.state, self.folder, self.rule, self.notes = state, folder / "checkpoints", rule, notes
-        self.signals, self.reserve, self.steps = signals, reserve, steps
+        self, run: Run, state: State, folder: Path, notes: Callable[[], dict[str, Any]], signals: Signals
+    ):
+        self.state, self.folder, self.notes, self.signals = state, folder / "checkpoints", notes, signals
+        self.rule, self.steps, self.moves = run.checkpoint, run.steps, run.densify.moves
+        self.reserve = run.memory.reserve
         self._next = time.monotonic()
 
     def __call__(self, step: int, splats: Splats) -> None:
         """Raises: Stopped; MemoryError; FloatingPointError where parameters are no longer finite."""
         self.state.step, done = step + 1, step + 1
         due = self.rule.every > 0 and (done % self.rule.every == 0 or done == self.steps)
+        due = due or (bool(self.reserve) and done < self.steps and self.moves(done) and self._short())
         saved = self.save() if due else None
         if self.signals.caught:
             saved = saved or self.save()
@@ -89,6 +93,12 @@ class Keeper:
                 free = memory.available()
             if free is not None and free < self.reserve:
                 raise MemoryError(f"{free >> 20} MiB are left, memory.reserve_mb={self.reserve >> 20}")
+
+    def _short(self) -> bool:
+        """Whether memory might not do for twice the rows that there are."""
+        rows = sum(tensor.nbytes for tensor in self.state.splats.state_dict().values())
+        free = memory.available()
+        return free is not None and free < self.reserve + 2 * rows
 
     def save(self) -> Path | None:
         """Write a checkpoint of the state; where that fails a warning says why, and the older ones are kept.

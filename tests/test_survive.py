@@ -235,3 +235,12 @@ def test_kills_at_any_moment_lose_nothing(tmp_path, capfd):
         for place in (tmp_path / "whole", folder)
     ]
     assert strip[0] == strip[1]
+
+
+def test_short_of_memory_there_is_a_checkpoint_before_rows_move(tmp_path, monkeypatch, capsys):
+    words = ["checkpoint.every=100", "densify.every=4", "densify.start=2", "densify.stop=0", "steps=12"]
+    failing(monkeypatch, Splats, "apply", [2], MemoryError("apply"))
+    monkeypatch.setattr(memory, "available", lambda: (257 << 20) - 1000)
+    with pytest.raises(MemoryError, match=r"goes on from .*step_00000007"):
+        made(*words, "data.points=3000")(tmp_path)
+    assert [step for step, _ in found(tmp_path / "checkpoints")] == [7, 3]

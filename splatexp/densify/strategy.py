@@ -52,6 +52,10 @@ class Strategy:
         """What it wants of the rasterizer besides the picture."""
         return set()
 
+    def moves(self, step: int) -> bool:
+        """Whether rows may come, go or move after a step, which takes memory for a while."""
+        return False
+
     def observe(self, step: int, splats: Splats, render: Render, camera: Camera) -> None:
         """Add what the step's backward pass left to the statistics."""
 
@@ -143,6 +147,10 @@ class Ruled(Named, Strategy):
         ]
         return along_training(name for rule in ahead for name in rule.needs) if self.every else set()
 
+    def moves(self, step: int) -> bool:
+        """Whether an event follows a step."""
+        return due(step, self.every, self.start, self.stop)
+
     def channels(self, step: int) -> set[str]:
         """What it wants of the rasterizer besides the picture."""
         bases = {name.partition(".")[0] for name in self.statistics(step) - set(COUNTS)}
@@ -156,7 +164,7 @@ class Ruled(Named, Strategy):
     def plan(self, step: int, splats: Splats, context: Context | None = None) -> Iterator[Edit | Overwrite]:
         """Edits to apply one by one: each is made from the rows that the one before it left."""
         context = context or Context()
-        event = due(step, self.every, self.start, self.stop)
+        event = self.moves(step)
         if event:
             yield from self._event(step, splats, context)
         if self.reset.due(step):
