@@ -19,9 +19,10 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from splatexp.atomic import write_text
 from splatexp.explain import explain
 from splatexp.loader import Loader, text
-from splatexp.options import options
+from splatexp.options import keys_of, options
 from splatexp.schema import Refused, check, loosen, schema
 
 if TYPE_CHECKING:
@@ -109,6 +110,28 @@ def option(group: str, name: str, **settings: Any) -> Any:
     """
     built = instantiate(compose([f"{group}={name}", "preset=[]"])[group], _convert_="object")
     return replace(built, **settings)
+
+
+def merged(cls: type, path: Path, words: Sequence[str]) -> Any:
+    """A dataclass from a YAML file and `key=value` words, which win.
+
+    Raises: Refused, one line, for a key that it does not have and a value that does not fit.
+    """
+    shape, known = OmegaConf.structured(schema(cls)), {key: [] for key in keys_of(cls)}
+    try:
+        if bad := [word for word in words if "=" not in word]:
+            raise Refused(f"{bad[0]}: expected key=value")
+        cfg = OmegaConf.merge(shape, OmegaConf.load(path), OmegaConf.from_dotlist(list(words)))
+        assert isinstance(cfg, DictConfig)
+        return build(cfg)
+    except (OmegaConfBaseException, yaml.YAMLError) as error:
+        raise Refused(explain(text(error), known, lambda group: [])) from error
+
+
+def save(cfg: DictConfig, folder: Path, words: Sequence[str]) -> None:
+    """Write what Hydra leaves in a run's folder, where it is not Hydra that runs it.  Raises: OSError."""
+    write_text(folder / ".hydra" / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+    write_text(folder / ".hydra" / "overrides.yaml", OmegaConf.to_yaml(OmegaConf.create(list(words))))
 
 
 def _placed(message: str, place: str, node: DictConfig) -> str:
