@@ -1,4 +1,4 @@
-"""What the kernel says of memory and processors: files under /proc and /sys, limits of control groups."""
+"""What the kernel says of this process: files under /proc and /sys, control groups and what they grant."""
 
 from __future__ import annotations
 

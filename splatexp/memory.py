@@ -5,7 +5,6 @@ Sizes are bytes. Linux answers everything; elsewhere limits of processes and con
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import gc
 import os
@@ -17,6 +16,7 @@ from typing import Any
 
 from splatexp.cgroups import groups, labelled, number, text
 from splatexp.choices import check_range
+from splatexp.limits import PAGE, fence, lift_fence, of_libc, of_process, of_system
 
 # What training takes beyond its start: least squares over peaks of resident memory (CPU kernels, steps with
 # edits of density control; 50,000 to 800,000 rows, 0.1 to 5 million pixels, SH degrees 0 to 4), 15 % off at
@@ -24,11 +24,11 @@ from splatexp.choices import check_range
 NUMBER_BYTES = 23  # a parameter, its gradient, two moments and, for a while, the copy that an edit makes
 ROW_BYTES = 280  # identity, statistics, projection, sorting and tile lists of a row
 PIXEL_BYTES = 120  # picture, target, loss, their gradients, and what is listed in the tiles of a pixel
+STAYING_NUMBER_BYTES, STAYING_ROW_BYTES = 12, 50  # of these, between steps
 KEPT_BYTES = 3  # of a pixel of every picture of the data set
 
 CAP, FACTOR = "densify.max_gaussians", "schedule.least_factor"  # what `shrink` may set
 LEAST_ROWS, LEAST_SIDE = 1_000, 64  # fewer rows, and pictures with a shorter side (px), do not shrink
-PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 ALLOCATOR = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
 SPENT = (  # in what torch, the C++ library and Python say as RuntimeError or ImportError
     *("can't allocate memory", "cannot allocate memory", "not enough memory", "out of memory"),
@@ -68,48 +68,77 @@ class Memory:
 
 @dataclass
 class Watch:
-    """Looks now and then whether memory is about to run out."""
+    """Looks now and then whether memory is about to run out.
+
+    Between two looks too much is refused where it would end the process; see `limits.fence`.
+    """
 
     reserve: int  # bytes that are to stay available; 0: it does not look
     pause: float = 0.2  # seconds between two looks
     _next: float = field(default=0.0, init=False)
-    _short: bool = field(default=False, init=False)
+    _looked: bool = field(default=False, init=False)
 
-    def __call__(self) -> int | None:
-        """What is available where the second look in a row finds less than the reserve; None else.
+    def __call__(self, want: int = 0) -> int | None:
+        """What would be left during the next step where that is less than the reserve; None else.
 
-        After the first one what is held but free is handed back, as it may be left from loading or from an
-        evaluation and nothing that the steps between the two looks want again.
+        Where it seems to be, what is held but free is handed back before it counts: it may be left from
+        loading or from an evaluation. Where the first look finds little, half of it is the reserve.
+
+        Args:
+            want: bytes that a step takes and frees, such as `step_takes` says.
         """
         if not self.reserve or time.monotonic() < self._next:
             return None
         self._next = time.monotonic() + self.pause
-        left = available()
-        before, self._short = self._short, left is not None and left < self.reserve
-        if self._short and not before:
+        left = available(want)
+        if left is not None and not self._looked:
+            self.reserve, self._looked = min(self.reserve, left // 2), True
+        if left is not None and left < self.reserve:
             release()
-        return left if self._short and before else None
+            left = max(0, (available() or 0) - want)
+            self._next += 9 * self.pause  # pages that were handed back cost time when they are wanted again
+        outside = _outside("")
+        if outside is not None and not _cuda():  # CUDA maps what it never touches
+            fence(outside - self.reserve // 2)
+        return left if left is not None and left < self.reserve else None
+
+    def lift(self) -> None:
+        """Nothing is refused any more, and what is held but free is handed back: others may want it now."""
+        release()
+        lift_fence()
 
 
-def available(root: str = "") -> int | None:
+def available(want: int = 0, root: str = "") -> int | None:
     """What this process may still take: the least that the system, control groups and its own limits leave.
 
-    What the process holds and does not use (see `release`) counts where its own limits are concerned, as more
-    than they allow is an error that can be caught. The others end the process: there it counts as taken, as
-    the next step will want it again.
+    The process holds what it has freed (see `release`). Of a group's limit and of the system's memory that is
+    taken; of its own limits (`ulimit -v`) it is free again, but for what the next step will take.
 
     Args:
+        want: bytes that a step takes and frees, such as `step_takes` says.
         root: where /proc and /sys lie.
 
     Returns: None where nobody tells.
     """
-    least = min((room for room in (_of_system(root), *_of_process()) if room is not None), default=None)
+    rooms = [room for room in (_outside(root), *of_process(want)) if room is not None]
+    return max(0, min(rooms)) if rooms else None
+
+
+def _outside(root: str) -> int | None:
+    """What the system and control groups leave: more, and the process is killed."""
+    least = of_system(root)
     for group in groups(root, int(time.monotonic()) // 10):
         room = group.limit - (number(f"{group.folder}/{group.usage}") or 0)
         if least is None or room < least:  # only then does it matter what of it is cache that can go
             room += labelled(text(f"{group.folder}/memory.stat"), group.cache) or 0
             least = room if least is None else min(least, room)
-    return None if least is None else max(0, least)
+    return least
+
+
+def _cuda() -> Any:
+    """torch.cuda while it is in use; None else."""
+    torch = sys.modules.get("torch")
+    return torch.cuda if torch is not None and torch.cuda.is_initialized() else None
 
 
 def in_use() -> int:
@@ -140,26 +169,22 @@ def forget_peak() -> None:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
         pass
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_initialized():
-        torch.cuda.reset_peak_memory_stats()
+    if cuda := _cuda():
+        cuda.reset_peak_memory_stats()
 
 
 def device() -> tuple[int, int] | None:
     """CUDA's allocated bytes and their peak; None while CUDA is not in use."""
-    torch = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_initialized():
-        return None
-    return torch.cuda.memory_allocated(), torch.cuda.max_memory_allocated()
+    cuda = _cuda()
+    return (cuda.memory_allocated(), cuda.max_memory_allocated()) if cuda else None
 
 
 def release() -> None:
     """Hand back what is held but free, of malloc (the kernels have it keep all it ever had) and of CUDA."""
     gc.collect()
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
-    trim = _of_libc("malloc_trim")  # glibc's
+    if cuda := _cuda():
+        cuda.empty_cache()
+    trim = of_libc("malloc_trim")  # glibc's
     if trim is not None:
         trim(0)
 
@@ -174,9 +199,15 @@ def is_out(error: BaseException) -> bool:
     return isinstance(error, MemoryError)
 
 
+def step_takes(count: int, sh_degree: int, width: int, height: int) -> int:
+    """Bytes that a step takes and frees again, about; what stays is parameters, moments and identity."""
+    stays = count * (STAYING_ROW_BYTES + STAYING_NUMBER_BYTES * _numbers(sh_degree))
+    return rows_take(count, sh_degree) - stays + pixels_take(width, height)
+
+
 def rows_take(count: int, sh_degree: int) -> int:
     """Bytes that training takes for so many Gaussians, about."""
-    return count * (ROW_BYTES + NUMBER_BYTES * (11 + 3 * (sh_degree + 1) ** 2))
+    return count * (ROW_BYTES + NUMBER_BYTES * _numbers(sh_degree))
 
 
 def pixels_take(width: int, height: int) -> int:
@@ -185,8 +216,8 @@ def pixels_take(width: int, height: int) -> int:
 
 
 def advice(
-    count: int, width: int, height: int, sh_degree: int,
-    *, factor: int = 1, pictures: int = 0, downscale: int = 1,
+    count: int, width: int, height: int, sh_degree: int, *, oom: str = "stop",
+    factor: int = 1, pictures: int = 0, downscale: int = 1,
 ) -> str:  # fmt: skip
     """One line: what is used and left, and which settings would have taken less, that which helps most first.
 
@@ -195,6 +226,7 @@ def advice(
         width, height: px, of the pictures as they are drawn, which is reduced by `factor`.
         pictures: so many the data set keeps in memory.
         downscale: of the data, now; 0: it cannot be set.
+        oom: what the run does.
     """
     rows, pixels = rows_take(count, sh_degree), pixels_take(width, height)
     kept = pictures * width * height * factor**2 * KEPT_BYTES
@@ -209,11 +241,12 @@ def advice(
     helps = sorted((name for name in saved if saved[name] * 20 >= most), key=lambda name: -saved[name])
     named = ", ".join(f"{name} ({_size(saved[name])} less)" for name in helps)
     left = available()
+    other = ", or oom=shrink" if oom != "shrink" else ""
     kept_too = f", {_size(kept)} for {pictures:,} pictures" if kept else ""
     return (
         f"{_size(in_use())} in use, {'unknown' if left is None else _size(left)} available; "
         f"about {_size(rows)} for {count:,} Gaussians of SH degree {sh_degree}, "
-        f"{_size(pixels)} for a step at {width}x{height}{kept_too}; what helps: {named}, or oom=shrink"
+        f"{_size(pixels)} for a step at {width}x{height}{kept_too}; what helps: {named}{other}"
     )
 
 
@@ -238,50 +271,9 @@ def shrink(
     return max(ways)[1:] if ways else None
 
 
-def _of_system(root: str) -> int | None:
-    """What is free, caches that can go included."""
-    free = labelled(text(f"{root}/proc/meminfo"), "MemAvailable:")
-    if free is not None:
-        return 1024 * free
-    try:
-        import psutil
-    except ImportError:
-        return None
-    return psutil.virtual_memory().available
-
-
-def _of_process() -> list[int]:
-    """What `ulimit -v` and `ulimit -d` leave, where they are set."""
-    try:
-        import resource
-    except ImportError:
-        return []
-    kinds = ((resource.RLIMIT_AS, 0), (resource.RLIMIT_DATA, 5))  # with their columns of statm
-    limits = {column: resource.getrlimit(kind)[0] for kind, column in kinds}
-    limits = {column: limit for column, limit in limits.items() if limit != resource.RLIM_INFINITY}
-    pages = text("/proc/self/statm").split() if limits else []
-    return [limit - int(pages[column]) * PAGE + _idle() for column, limit in limits.items() if pages]
-
-
-class _Heap(ctypes.Structure):
-    """What glibc's mallinfo2 tells."""
-
-    _fields_ = [(f"field{place}", ctypes.c_size_t) for place in range(8)]
-    _fields_ += [("idle", ctypes.c_size_t), ("top", ctypes.c_size_t)]
-
-
-def _idle() -> int:
-    """What malloc holds and nobody uses; 0 where it does not tell."""
-    tell = _of_libc("mallinfo2")
-    if tell is None:
-        return 0
-    tell.restype = _Heap
-    return tell().idle
-
-
-def _of_libc(name: str) -> Any:
-    """A function of the C library; None where it has none of that name."""
-    return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
+def _numbers(sh_degree: int) -> int:
+    """Numbers that are the parameters of a row."""
+    return 11 + 3 * (sh_degree + 1) ** 2
 
 
 def _round(count: int) -> int:

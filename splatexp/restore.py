@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 # settings that have no say in what is trained: no word when they change
 ASIDE = ("tracker", "checkpoint", "resume", "oom", "memory", "evaluate", "log_every", "threads", "objective")
+ASIDE += ("force", "ledger")
 BANDED = ("shN", "grad.shN", "exp_avg.shN", "exp_avg_sq.shN")
 
 

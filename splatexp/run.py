@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
-from splatexp.checkpoint import Checkpoint, found, read
+from splatexp.cgroups import processors
+from splatexp.checkpoint import Checkpoint, found
 from splatexp.choices import check_choice, check_range
 from splatexp.densify.strategy import Strategy
 from splatexp.dropout import Dropout
 from splatexp.evaluate import Evaluate
 from splatexp.importance import Importance
 from splatexp.journal import Journal
-from splatexp.limits import processors
 from splatexp.losses import Loss
 from splatexp.memory import CAP, FACTOR, Memory, advice, forget_peak, is_out, shrink
 from splatexp.model import Model
@@ -175,7 +175,7 @@ class Run:
         from splatexp.evaluate import evaluate, summary
         from splatexp.export import save_ply, save_splat
 
-        keeper = Keeper(self, state, folder, journal.notes, signals)
+        keeper = Keeper(self, scene, state, folder, journal.notes, signals)
         self._train(scene, state, trackers, keeper)
         baked = state.splats.baked()
         save_ply(folder / "point_cloud.ply", baked)
@@ -221,6 +221,7 @@ class Run:
                 lost = error
             finally:
                 keeper.signals.patient = False
+                keeper.watch.lift()
             self._out_of_memory(lost, scene, state, keeper)
 
     def _shrunken(self, state: State) -> tuple[Strategy, Schedule]:
@@ -243,7 +244,7 @@ class Run:
         story = f"out of memory at step {state.step} ({text})"
         if self.oom == "shrink" and less:
             if broken and saved:
-                state.restore(*read(saved))
+                state.restore(saved)
                 story += f", back to step {state.step}"
             setting, value = less
             before = densify.max_gaussians if setting == CAP else factor
@@ -254,7 +255,7 @@ class Run:
             return
         tip = advice(
             count, *size, degree, factor=factor, pictures=len(scene.train) + len(scene.test),
-            downscale=getattr(self.data, "downscale", 0),
+            downscale=getattr(self.data, "downscale", 0), oom=self.oom,
         )  # fmt: skip
         kept = f"resume=auto goes on from {saved}" if saved else "no checkpoint was written"
         raise MemoryError(f"{story}; {kept}; {tip}")

@@ -6,11 +6,13 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from splatexp import memory
+from splatexp.checkpoint import read
 from splatexp.record import Record
 from splatexp.seeds import generators, set_generators
 from splatexp.splats import Splats
@@ -81,10 +83,14 @@ class State:
         record = Record.of(notes.get("record") or {})
         return cls(splats, notes["step"], record, parts["random"], shrunk, resumed, wall, peak)
 
-    def restore(self, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:
-        """Go back to what a checkpoint holds; what has been shrunk since stays so."""
-        earlier, shrunk = State.of(tensors, notes), self.shrunk
-        vars(self).update(vars(earlier) | {"shrunk": shrunk, "news": self.news})
+    def restore(self, path: Path) -> None:
+        """Go back to what a checkpoint holds; what has been shrunk since stays so.
+
+        The rows that there are go first: memory is short.
+        """
+        shrunk, news = self.shrunk, self.news
+        del self.splats
+        vars(self).update(vars(State.of(*read(path))) | {"shrunk": shrunk, "news": news})
 
     def settle(self) -> None:
         """Put the global random generators where they were."""

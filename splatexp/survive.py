@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import threading
-import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -16,11 +15,10 @@ from splatexp.checkpoint import found, write
 from splatexp.record import sick
 
 if TYPE_CHECKING:
+    from splatexp.data.scene import Scene
     from splatexp.run import Run
     from splatexp.splats import Splats
     from splatexp.state import State
-
-WATCH = 0.2  # seconds between two looks at the memory
 
 
 class Stopped(KeyboardInterrupt):
@@ -68,37 +66,39 @@ class Keeper:
     """
 
     def __init__(
-        self, run: Run, state: State, folder: Path, notes: Callable[[], dict[str, Any]], signals: Signals
-    ):
+        self, run: Run, scene: Scene, state: State, folder: Path,
+        notes: Callable[[], dict[str, Any]], signals: Signals,
+    ):  # fmt: skip
         self.state, self.folder, self.notes, self.signals = state, folder / "checkpoints", notes, signals
         self.rule, self.steps, self.moves = run.checkpoint, run.steps, run.densify.moves
-        self.reserve = run.memory.reserve
-        self._next = time.monotonic()
+        self.size = scene.train[0].camera.width, scene.train[0].camera.height
+        self.watch = memory.Watch(run.memory.reserve)
 
     def __call__(self, step: int, splats: Splats) -> None:
         """Raises: Stopped; MemoryError; FloatingPointError where parameters are no longer finite."""
         self.state.step, done = step + 1, step + 1
         due = self.rule.every > 0 and (done % self.rule.every == 0 or done == self.steps)
-        due = due or (bool(self.reserve) and done < self.steps and self.moves(done) and self._short())
+        due = due or (done < self.steps and self.moves(done) and self._short())
         saved = self.save() if due else None
         if self.signals.caught:
             saved = saved or self.save()
             where = f"; saved {saved}, resume=auto goes on" if saved else "; nothing could be saved"
             raise Stopped(self.signals.caught, f" after step {done}{where}")
-        if self.reserve and time.monotonic() >= self._next:
-            self._next = time.monotonic() + WATCH
-            free = memory.available()
-            if free is not None and free < self.reserve:
-                memory.release()  # what is held and not used may be enough
-                free = memory.available()
-            if free is not None and free < self.reserve:
-                raise MemoryError(f"{free >> 20} MiB are left, memory.reserve_mb={self.reserve >> 20}")
+        left = self.watch(self._takes())
+        if left is not None:
+            raise MemoryError(f"the next step would leave {left >> 20} MiB, less than memory.reserve_mb")
+
+    def _takes(self) -> int:
+        """Bytes that a step takes and frees, about."""
+        return memory.step_takes(len(self.state.splats), self.state.splats.sh_degree, *self.size)
 
     def _short(self) -> bool:
         """Whether memory might not do for twice the rows that there are."""
-        rows = sum(tensor.nbytes for tensor in self.state.splats.state_dict().values())
-        free = memory.available()
-        return free is not None and free < self.reserve + 2 * rows
+        if not self.watch.reserve:
+            return False
+        left = memory.available(self._takes())
+        rows = memory.rows_take(len(self.state.splats), self.state.splats.sh_degree)
+        return left is not None and left < self.watch.reserve + rows
 
     def save(self) -> Path | None:
         """Write a checkpoint of the state; where that fails a warning says why, and the older ones are kept.
@@ -125,7 +125,7 @@ class Keeper:
         seen: BaseException | None = error
         while seen is not None:  # the frames of its traceback hold the pictures of the step
             seen.__traceback__, seen = None, seen.__context__
-        memory.release()
+        self.watch.lift()
         splats = self.state.splats
         last = found(self.folder)
         if splats.between and (not last or last[0][0] < self.state.step):

@@ -13,10 +13,20 @@ import splatexp_kernels
 from splatexp.config import conf_dir
 
 PACKAGE, KERNELS = Path(splatexp.__file__).parent, Path(splatexp_kernels.__file__).parent
-HYDRA = {"config", "loader", "schema", "__main__"}  # who may know of Hydra and OmegaConf
+HYDRA = {
+    "config",
+    "loader",
+    "schema",
+    "__main__",
+    "job",
+    "launchers",
+    "multirun",
+    "search",
+}  # who may know of Hydra and OmegaConf
 KERNEL_DOORS = {"densify.noise", "raster", "losses", "optimizer", "importance.learned", "run", "provenance"}
 KERNEL_DOORS |= {"doctor.probes"}
-ENTRY_POINTS = {"__main__", "doctor.__main__", "finished", "evaluate", "render", "resume"}  # print, open runs
+ENTRY_POINTS = {"__main__", "doctor.__main__", "finished", "evaluate", "render", "resume"}
+ENTRY_POINTS |= {"job", "multirun", "study.__main__", "study.conduct"}  # they print, open runs
 ONLY = {  # module -> what of the package it may import
     "train": {"data.scene", "densify.strategy", "dropout", "importance", "losses", "optimizer", "progress"}
     | {"raster", "record", "regularizers", "schedules", "seeds", "smoothing", "splats"},
@@ -25,8 +35,8 @@ ONLY = {  # module -> what of the package it may import
     "atomic": set(),
     "schema": {"explain", "options"},
     "loader": {"data", "explain", "options", "schema"},
-    "config": {"explain", "loader", "options", "run", "schema"},
-    "__main__": {"", "config", "loader", "schema"},
+    "config": {"atomic", "explain", "loader", "options", "run", "schema"},
+    "__main__": {"", "config", "job", "loader", "multirun", "schema"},
 }
 NOT_BELOW = {
     "config",
@@ -38,6 +48,7 @@ NOT_BELOW = {
     "render",
     "resume",
 }
+NOT_BELOW |= {"job", "multirun", "study.__main__", "study.conduct"}
 HEAVY = ["torchmetrics", "torchvision", "lpips", "wandb", "tensorboard", "gsplat", "scipy", "imageio"]
 HEAVY += ["plyfile", "matplotlib", "safetensors", "psutil"]
 PLAIN = {"torch", "math", "typing", "__future__", "collections", "dataclasses", "functools"}

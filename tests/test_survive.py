@@ -72,13 +72,14 @@ def test_out_of_memory_saves_advises_and_can_be_resumed(where, tmp_path, monkeyp
         elif where == "backward":
             failing(patch, torch.Tensor, "backward", [8], error)
         else:  # the watch, asked before every look
-            patch.setattr("splatexp.survive.WATCH", 0.0)
-            seen = []
-            patch.setattr(memory, "available", lambda: seen.append(1) or (10**10 if len(seen) < 7 else 10**6))
+            looks = iter([*[None] * 6, 5 << 20])
+            patch.setattr(memory.Watch, "__call__", lambda self, want: next(looks))
         with pytest.raises(MemoryError) as told:
             made(*words)(tmp_path / "run")
     said = str(told.value)
-    reason = {"between": "0 MiB are left, memory.reserve_mb=256"}.get(where, "std::bad_alloc")
+    reason = {"between": "the next step would leave 5 MiB, less than memory.reserve_mb"}.get(
+        where, "std::bad_alloc"
+    )
     assert f"out of memory at step 7 ({reason})" in said and "\n" not in said
     assert "resume=auto goes on from" in said and "densify.max_gaussians=" in said and "oom=shrink" in said
     assert found(tmp_path / "run" / "checkpoints")[0][0] == 7
@@ -240,7 +241,7 @@ def test_kills_at_any_moment_lose_nothing(tmp_path, capfd):
 def test_short_of_memory_there_is_a_checkpoint_before_rows_move(tmp_path, monkeypatch, capsys):
     words = ["checkpoint.every=100", "densify.every=4", "densify.start=2", "densify.stop=0", "steps=12"]
     failing(monkeypatch, Splats, "apply", [2], MemoryError("apply"))
-    monkeypatch.setattr(memory, "available", lambda: (257 << 20) - 1000)
+    monkeypatch.setattr(memory, "available", lambda want=0: 9 << 20)
     with pytest.raises(MemoryError, match=r"goes on from .*step_00000007"):
         made(*words, "data.points=3000")(tmp_path)
     assert [step for step, _ in found(tmp_path / "checkpoints")] == [7, 3]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import redirect_stdout
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from splatexp.atomic import write_text
+from splatexp.job import say
 from splatexp.study.plan import Study, Task, rows_of_bytes, same_budget, scene_name
 
 NEAR = 0.05  # a run whose seconds differ from the budget by this share is taken
@@ -117,10 +117,10 @@ def conduct(order: Order, command: str = "") -> tuple[list[Path], int]:
         head = f"{count}  {task.variant:<{width}}  {task.scene}  seed {task.seed}"
         if isinstance(outcome, str):
             failed += 1
-            print(f"{head}  failed: {outcome}", file=sys.stderr)
+            say(f"{head}  failed: {outcome}")
             continue
         found[task] = read(outcome, task.variant, task.scene, task.seed)
-        print(f"{head}  {_brief(found[task].metrics, order.metrics)}", file=sys.stderr, flush=True)
+        say(f"{head}  {_brief(found[task].metrics, order.metrics)}")
     return _reports(order, found, command), failed
 
 
@@ -158,7 +158,7 @@ def _reports(order: Order, found: dict[Task, Any], command: str) -> list[Path]:
     for budget, tasks in [(middle, list(found)), *(groups.items() if len(groups) > 1 else ())]:
         base = f"{order.baseline} @ {budget:,}" if order.budgets else order.baseline
         if not any(task.variant == base for task in tasks):
-            print(f"no report: no run of the baseline {base} has come to its end", file=sys.stderr)
+            say(f"no report: no run of the baseline {base} has come to its end")
             continue
         alone = len(groups) > 1 and len(tasks) < len(found)
         folder = Path(order.folder, f"{budget}") if alone else Path(order.folder)
