@@ -11,11 +11,11 @@ from importlib import util
 from pathlib import Path
 from typing import Any
 
+from splatexp.cgroups import processor_share
 from splatexp.doctor import child
 from splatexp.doctor.installed import mend, pip, system_package
 from splatexp.doctor.rows import BROKEN, MISSING, WORKS, Row, size
 from splatexp.doctor.software import imported
-from splatexp.cgroups import processor_share
 
 MEMORY_ENOUGH = 3 * 2**28  # bytes; the default run takes 450 MiB, and stops where less than 256 MiB are left
 DISK_ENOUGH = 2**28  # bytes; the default run writes 40 MiB, a large scene many times that
