@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 import warnings
-from itertools import islice
-from pathlib import Path
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from splatexp import __version__
 from splatexp.config import build, conf_dir, loader, made
-from splatexp.loader import Loader
 from splatexp.schema import Refused
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
-    from collections.abc import Iterator
 
     from omegaconf import DictConfig
 
@@ -27,9 +22,12 @@ HELP = """splatexp {version}: Gaussian splatting, trained, measured and compared
   python -m splatexp                                            the built-in scene
   python -m splatexp data.path=photos                           a COLMAP or NeRF folder of your photographs
   python -m splatexp preset=balanced data.path=photos steps=7000 seed=1
-  python -m splatexp -m preset=quick,balanced seed=0,1          every combination, one run each
+  python -m splatexp -m preset=quick,balanced seed=0,1          every combination, one run each, once
+  python -m splatexp -m hydra/launcher=joblib seed=0,1,2        side by side; also submitit_slurm, ray
+  python -m splatexp.study study=density scenes=[photos]        which is better, by how much, and is it noise
   python -m splatexp.evaluate run=<folder>                      measure a finished run again
   python -m splatexp.render run=<folder>                        draw it again
+  python -m splatexp.resume run=<folder>                        go on with an interrupted one
 
 Choices, and an example of each
 {groups}
@@ -103,11 +101,17 @@ def _dispatch(args: Namespace, parser: ArgumentParser) -> int:
     from hydra._internal.hydra import Hydra
     from hydra.core.global_hydra import GlobalHydra
 
+    from splatexp import launchers, search
+    from splatexp.job import remove
+
     hydra.version.setbase("1.3")
+    name, words = args.config_name or "config", args.overrides
+    launchers.check_installed(words)
+    launchers.register()
+    search.register()
     composer = loader(args.config_dir)
     app = Hydra("splatexp", composer)
     GlobalHydra.instance().initialize(app)
-    name, words = args.config_name or "config", args.overrides
     try:
         if args.hydra_help:
             app.hydra_help(config_name=name, args_parser=parser, args=args)
@@ -117,30 +121,27 @@ def _dispatch(args: Namespace, parser: ArgumentParser) -> int:
             app.show_info(args.info, name, words)
         elif args.shell_completion:
             app.shell_completion(name, words)
+        elif args.multirun:
+            from splatexp.multirun import multirun
+
+            return multirun(app, composer, name, words)
         else:
-            _run(app, composer, name, words, args.multirun)
+            _run(app, name, words)
     finally:
         GlobalHydra.instance().clear()
         for folder in made:  # where nothing came into it, such as for `--cfg all --resolve`
-            _remove(folder, set())
+            remove(folder, set())
     return 0
 
 
-def _run(app: Any, composer: Loader, name: str, words: list[str], several: bool) -> None:
-    """Run one job, or a sweep of them. Every setting is checked before there is a folder."""
-    for each in one_at_a_time(composer, words) if several else [words]:
-        build(composer.job(name, each))
-    if several:
-        try:
-            app.multirun(name, job, [*words, "hydra.mode=MULTIRUN"])
-        except Refused:
-            for folder in made:
-                _remove(folder, {"multirun.yaml"})
-            raise
-        return
+def _run(app: Any, name: str, words: list[str]) -> None:
+    """Run one job. Every setting is checked before there is a folder."""
+    from splatexp.job import job
+
+    build(app.config_loader.job(name, words))
     refused: list[Refused] = []
 
-    def once(cfg: DictConfig) -> float | None:
+    def once(cfg: DictConfig) -> Any:
         try:
             return job(cfg)
         except Refused as error:  # kept from Hydra, which would print a line of its own
@@ -152,75 +153,10 @@ def _run(app: Any, composer: Loader, name: str, words: list[str], several: bool)
         raise refused[0]
 
 
-def one_at_a_time(composer: Loader, words: list[str]) -> Iterator[list[str]]:
-    """Jobs in which every value of a sweep occurs (of a long one the first 64), the others at their first."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.core.override_parser.types import IntervalSweep
-    from hydra.errors import OverrideParseException
-
-    try:
-        parsed = OverridesParser.create(composer).parse_overrides(words)
-    except OverrideParseException:  # composing it will say so
-        yield words
-        return
-    choices = []
-    for word in parsed:
-        values = islice(word.sweep_string_iterator(), 64) if word.is_discrete_sweep() else ()
-        if isinstance(interval := word.value() if word.is_sweep_override() else None, IntervalSweep):
-            values = (str(interval.start),)
-        choices.append([f"{word.get_key_element()}={value}" for value in values] or [word.input_line or ""])
-    first = [values[0] for values in choices]
-    yield first
-    for place, values in enumerate(choices):
-        for value in values[1:]:
-            yield [*first[:place], value, *first[place + 1 :]]
-
-
-def job(cfg: DictConfig) -> float | None:
-    """One run in the folder that Hydra made for it.
-
-    Raises: Refused for input that cannot be used (then the folder is gone again) and for a disk that is full.
-    """
-    from hydra.core.hydra_config import HydraConfig
-
-    hydra = HydraConfig.get()
-    folder = Path(hydra.runtime.output_dir)
-    run = build(cfg)
-    try:
-        scene, state = run.prepare(folder)
-    except (OSError, ValueError, ImportError) as error:
-        _remove(folder, {".hydra"})
-        raise Refused(_line(error)) from error
-    for line in state.news:
-        print(line, file=sys.stderr)
-    try:
-        return run.fit(scene, state, folder, list(hydra.overrides.task))[run.objective]
-    except (OSError, FloatingPointError, MemoryError) as error:
-        raise Refused(_line(error)) from error
-
-
-def _line(error: Exception) -> str:
-    """What an error says; an OSError that says it all in words comes without its number."""
-    if isinstance(error, OSError) and error.strerror and not error.filename:
-        return error.strerror
-    return str(error) or type(error).__name__
-
-
-def _remove(folder: Path, but: set[str]) -> None:
-    """Remove a folder that holds nothing `but` what Hydra wrote, and those above it that are empty then."""
-    if not folder.is_dir() or {path.name for path in folder.iterdir()} - but:
-        return
-    shutil.rmtree(folder)
-    for parent in folder.parents:
-        if Path.cwd() not in parent.parents or any(parent.iterdir()):
-            return
-        parent.rmdir()
-
-
 def _help() -> str:
     """The help text; the options are the files of conf/, so that no option has to be imported."""
     lines = []
-    for group, example in EXAMPLES.items():
+    for group, example in {**EXAMPLES, "study": "python -m splatexp.study study=schedules"}.items():
         names = sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
         listed = [*wrap(" ".join(names), 100, break_on_hyphens=False), example]
         lines.append(f"  {group:<12}" + f"\n{'':<14}".join(listed) + "\n")

@@ -17,7 +17,7 @@ def explain(text: str, known: Mapping[str, list[str]], options: Callable[[str], 
     """
     where = f" (in {found[1]})" if (found := re.search(r"^In '((?!config').*?)'", text)) else ""
     place = found[1] if (found := re.search(r"full_key: (\S+)", text)) else ""
-    if found := re.search(r"Could not (?:find|load) '(\w+)/(.*?)'", text):
+    if found := re.search(r"Could not (?:find|load) '([\w/]+)/(.*?)'", text):
         group, name = found.groups()
         return f"{group}={name}: no such option of {group}{_or_one_of(name, options(group))}"
     if re.search(r"Key '.*?' (?:is )?not in", text):

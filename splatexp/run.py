@@ -115,7 +115,8 @@ class Run:
         """Set threads, allocator and every seed of this process to those of the run."""
         self.memory.settle()
         _use_threads(self.threads, self.raster.backend)
-        torch.use_deterministic_algorithms(self.deterministic)
+        if self.deterministic != torch.are_deterministic_algorithms_enabled():  # imports a compiler
+            torch.use_deterministic_algorithms(self.deterministic)
         seed_everything(self.seed)
 
     def prepare(self, folder: str | Path) -> tuple[Scene, State]:

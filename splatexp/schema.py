@@ -2,7 +2,8 @@
 
 A setting is a dataclass field, nothing else. Metadata of a field that is honoured here:
 `unit="steps"`  a window or milestone: it stretches with `steps`, unless it was set on the command line;
-`unit="path"`   a file or folder: made absolute, so that a run can be evaluated from anywhere.
+`unit="path"`   a file or folder: made absolute, so that a run can be evaluated from anywhere;
+`unit="words"`  a word or a list of words.
 A dataclass with `others` takes settings by any name, each of the class that this names, as rules are.
 They become fields of a subclass (`having`), so that they are typed and stretch like declared ones.
 """
@@ -41,10 +42,30 @@ def schema(cls: type) -> type:
     hints = get_type_hints(cls)
     fields: list[Any] = [("_target_", str, f"{cls.__module__}.{cls.__qualname__}")]
     for field in dataclasses.fields(cls):
-        seen = _seen(hints[field.name])
+        seen = Any if field.metadata.get("unit") == "words" else _seen(hints[field.name])
         if seen != hints[field.name]:
             fields.append((field.name, seen, _default(field)))
-    return dataclasses.make_dataclass(f"{cls.__name__}Conf", fields, bases=(cls,), kw_only=True)
+    made = dataclasses.make_dataclass(f"{cls.__name__}Conf", fields, bases=(cls,), kw_only=True)
+    made.__module__, made.__qualname__ = __name__, _pickled_name(cls)
+    return made
+
+
+def _pickled_name(cls: Any) -> str:
+    """What names a class, and the settings beyond those it declares, in one word without dots."""
+    place = (cls.__module__, cls.__qualname__)
+    origin = next(base for base in reversed(cls.__mro__) if (base.__module__, base.__qualname__) == place)
+    declared = {field.name for field in dataclasses.fields(origin)}
+    further = [field.name for field in dataclasses.fields(cls) if field.name not in declared]
+    return "|".join([".".join(place).replace(".", "/"), *further])
+
+
+def __getattr__(name: str) -> type:
+    """The schema that goes by a pickled name: every process of a sweep makes its own, and they agree."""
+    path, *others = name.split("|")
+    if "/" not in path:
+        raise AttributeError(f"module {__name__} has no attribute {name}")
+    cls = get_class(path.replace("/", "."))
+    return schema(cls.having(*others) if others else cls)  # type: ignore[attr-defined]
 
 
 def _seen(hint: Any) -> Any:
@@ -60,6 +81,8 @@ def _seen(hint: Any) -> Any:
 
 def _default(field: dataclasses.Field) -> Any:
     """The field for its type in the schema: a nested dataclass keeps the values that its owner gives it."""
+    if field.default is not dataclasses.MISSING:
+        return dataclasses.field(default=field.default, metadata=field.metadata)
     factory: Any = field.default_factory
     if factory is dataclasses.MISSING:
         return dataclasses.field(default=MISSING, metadata=field.metadata)
@@ -98,14 +121,25 @@ def check(cfg: DictConfig, known: Known) -> None:
         if hints and node._target_ != cls._target_:  # type: ignore[union-attr]
             raise Refused(f"{at}_target_: {FOLLOWS}")
         keys = [str(key) for key in node if at or key != "hydra"]
+        words = _measured(node, "words")
         if gone := [name for name in hints if name not in keys]:
             raise Refused(f"{at}{gone[0]}: {STAYS}")
         for key in keys:
             if hints and key not in hints:
                 raise Refused(unknown(f"{at}{key}", known()))
+            if key in words:
+                _check_words(f"{at}{key}", node[key])
+                continue
             empty_or_plain = OmegaConf.get_type(node, key) in (dict, type(None))
             if hints.get(key) is Any or not hints and empty_or_plain:
                 _lay_schema(node, key, at, known)
+
+
+def _check_words(key: str, value: Any) -> None:
+    """Refuse what is neither a word nor a list of them."""
+    several = OmegaConf.is_list(value) and len(value) > 0
+    if not all(isinstance(word, str) for word in (value if several else [value])):
+        raise Refused(f"{key}: expected a name or a list of names, written [a,b], got {value}")
 
 
 def _hints(cls: Any) -> dict[str, Any]:

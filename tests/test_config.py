@@ -28,7 +28,12 @@ def choose(group: str, name: str) -> str:
     return f"{group}=[{name}]" if group in SEVERAL else f"{group}={name}"
 
 
-FILES = [(group, path.stem) for group in GROUPS for path in sorted((conf_dir() / group).iterdir())]
+FILES = [
+    (group, path.stem)
+    for group in GROUPS
+    for path in sorted((conf_dir() / group).iterdir())
+    if group != "study"
+]
 
 
 @pytest.mark.parametrize(("group", "name"), FILES)

@@ -36,7 +36,7 @@ ONLY = {  # module -> what of the package it may import
     "schema": {"explain", "options"},
     "loader": {"data", "explain", "options", "schema"},
     "config": {"atomic", "explain", "loader", "options", "run", "schema"},
-    "__main__": {"", "config", "job", "loader", "multirun", "schema"},
+    "__main__": {"", "config", "job", "launchers", "multirun", "schema", "search"},
 }
 NOT_BELOW = {
     "config",
