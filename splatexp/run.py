@@ -30,7 +30,7 @@ from splatexp.schedules import Schedule
 from splatexp.seeds import seed_everything
 from splatexp.smoothing import Smoothing
 from splatexp.state import State
-from splatexp.survive import Keeper, Signals
+from splatexp.survive import Keeper, OutOfMemory, Signals
 from splatexp.tracking import Console, Tracker, Trackers
 
 if TYPE_CHECKING:
@@ -162,8 +162,8 @@ class Run:
                 code = getattr(stop, "code", 130)
                 raise
             except Exception as error:
-                if is_out(error) and not isinstance(error, MemoryError):
-                    raise MemoryError(str(error)) from error
+                if is_out(error) and not isinstance(error, OutOfMemory):  # loading is done, training too
+                    raise OutOfMemory.outside(error, folder) from error
                 raise
             finally:
                 trackers.finish(code)
@@ -259,7 +259,7 @@ class Run:
             downscale=getattr(self.data, "downscale", 0), oom=self.oom,
         )  # fmt: skip
         kept = f"resume=auto goes on from {saved}" if saved else "no checkpoint was written"
-        raise MemoryError(f"{story}; {kept}; {tip}")
+        raise OutOfMemory(f"{story}; {kept}; {tip}")
 
     def _looks(self, scene: Scene, trackers: Trackers) -> Any:
         """What is measured after a step, off the clock: held-out means now and then."""

@@ -30,6 +30,17 @@ class Stopped(KeyboardInterrupt):
         self.code = 128 + number
 
 
+class OutOfMemory(MemoryError):
+    """Memory has run out, and the message says what is left to go on with."""
+
+    @classmethod
+    def outside(cls, error: Exception, folder: Path) -> OutOfMemory:
+        """One that came while no step was trained: the last checkpoint in the run's folder is the newest."""
+        left = found(folder / "checkpoints")
+        kept = f"; resume=auto goes on from {left[0][1]}" if left else ""
+        return cls(f"out of memory ({' '.join(str(error).split())[:200]}){kept}")
+
+
 class Signals:
     """A context in which SIGINT and SIGTERM raise `Stopped`: while `patient` at the next step, else at once.
 

@@ -245,3 +245,14 @@ def test_short_of_memory_there_is_a_checkpoint_before_rows_move(tmp_path, monkey
     with pytest.raises(MemoryError, match=r"goes on from .*step_00000007"):
         made(*words, "data.points=3000")(tmp_path)
     assert [step for step, _ in found(tmp_path / "checkpoints")] == [7, 3]
+
+
+def test_out_of_memory_after_training_says_where_to_go_on(tmp_path, monkeypatch, capsys):
+    def no_room(*_):
+        raise MemoryError("Unable to allocate 109. MiB")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("splatexp.export.save_ply", no_room)
+        with pytest.raises(MemoryError, match=r"out of memory \(Unable.*goes on from .*step_00000006"):
+            made("steps=6", "checkpoint.every=3")(tmp_path)
+    assert made("steps=6", "resume=auto")(tmp_path)["num_gaussians"] > 0
