@@ -36,7 +36,8 @@ def check_installed(words: Sequence[str]) -> None:
     for word in set(words) & set(NEEDS):
         extra, module = NEEDS[word]
         try:
-            there = find_spec(module) is not None
+            spec = find_spec(module)
+            there = spec is not None and spec.origin is not None  # a bare folder of that name is none
         except ModuleNotFoundError:  # not even the package around it
             there = False
         if not there:

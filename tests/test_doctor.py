@@ -17,7 +17,8 @@ from splatexp.doctor import __main__ as command
 from splatexp.doctor import child, installed, machine, software, training
 from splatexp.doctor.rows import BROKEN, MISSING, WORKS, Check, Row, examine, size
 
-NAMES = ["Python", "packages", "extra dev", "extra sweep", "extra viewer", "splatexp", "CPU kernels"]
+EXTRAS = sorted(metadata.metadata("splatexp").get_all("Provides-Extra") or [])
+NAMES = ["Python", "packages", *(f"extra {name}" for name in EXTRAS), "splatexp", "CPU kernels"]
 NAMES += ["reference raster", "a run", "memory", "disk", "processors", "C++ compiler", "tensorboard", "wandb"]
 NAMES += ["film writing", "LPIPS weights", "GPU", "nvcc", "triton", "gsplat"]
 ABSENT = replace(child.Answer(), failure="AssertionError: Torch not compiled with CUDA enabled")
