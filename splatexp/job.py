@@ -48,7 +48,13 @@ def job(cfg: DictConfig) -> Values:
     hydra = HydraConfig.get()
     folder, words = Path(hydra.runtime.output_dir), list(hydra.overrides.task)
     if hydra.mode == RunMode.MULTIRUN:
-        return _member(cfg, hydra, folder, words)
+        from splatexp.sweep import Sweep
+
+        sweep = Sweep.read(Path(hydra.sweep.dir))
+        _leave_if_alone(sweep)
+        values = None if sweep.stopped else _member(cfg, hydra, sweep, folder, words)
+        _leave_if_alone(sweep)
+        return values
     run = build(cfg)
     try:
         scene, state = _prepared(run, folder)
@@ -91,23 +97,26 @@ def once(run: Run, job: str, folder: Path, words: Sequence[str]) -> tuple[dict[s
         place = ledger.place(job)
         if run.force:
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-            (folder / "metrics.json").unlink(missing_ok=True)
         elif place and (result := result_of(place, job)) is not None:
             return result, place, True
         elif place and read_card(place).get("id") == job and found(place / "checkpoints"):
             folder, run = place, replace(run, resume="auto")
         scene, state = _prepared(run, folder)
+        (folder / "metrics.json").unlink(missing_ok=True)  # an earlier run's must not be taken for this one's
         ledger.note(job, folder)
         return _fit(run, scene, state, folder, words), folder, False
 
 
-def _member(cfg: DictConfig, hydra: Any, folder: Path, words: list[str]) -> Values:
-    """A job of a sweep."""
-    from splatexp.sweep import Sweep
+def _leave_if_alone(sweep: Sweep) -> None:
+    """End a process that runs jobs for another one of this machine which is no more; joblib's would not end."""
+    from splatexp.sweep import lives
 
-    sweep = Sweep.read(Path(hydra.sweep.dir))
-    if sweep.stopped:
-        return None
+    if sweep.host == sweep.here and not lives(sweep.pid) and "SUBMITIT_EXECUTOR" not in os.environ:
+        os._exit(1)
+
+
+def _member(cfg: DictConfig, hydra: Any, sweep: Sweep, folder: Path, words: list[str]) -> Values:
+    """A job of a sweep."""
     number, began = int(hydra.job.num), time.perf_counter()
     asked: list[Callable[[], None]] = []
     plain: dict[str, Any] = {"job": number, "overrides": words, "pid": os.getpid(), "host": sweep.here}

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 CARD = "job.json"  # in a job's folder: which job it is, and how it went
 TIMED = {"train_seconds", "wall_seconds", "peak_memory_bytes"}  # objectives that threads have a say in
 PAUSE = 0.2  # seconds between two looks at a job that another process has
+TRIES = 100  # to open a file in a folder that others may remove
 ASIDE = "multirun"  # where runs land; they may lie in the folder of the data
 
 
@@ -125,12 +126,14 @@ def _locked(path: Path, waits: Callable[[], None]) -> IO[str]:
     """The file at `path`, open and locked; who lets go of it removes it, so that none is left behind."""
     import fcntl
 
-    asked = False
+    asked, tries = False, 0
     while True:
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             file = open(path, "a", encoding="utf-8")
-        except FileNotFoundError:  # the folder was removed that very moment
+        except (FileNotFoundError, FileExistsError):  # the folder was removed that very moment
+            if (tries := tries + 1) > TRIES:
+                raise
             continue
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -53,7 +53,7 @@ def draw(
     told: Mapping[int, str],
     title: str,
 ) -> None:
-    """Write an SVG: the first objective upwards, the second to the right; the front in colour and joined.
+    """Write an SVG: the first objective upwards, the second to the right; the front in colour, as stairs.
 
     told: what is said of each job when the pointer rests on it.
     Raises: OSError.
@@ -61,12 +61,12 @@ def draw(
     from splatexp.study.plots import Panel, spanning, write
 
     best = set(front(points, names))
-    across, up = [values[1] for values in points.values()], [values[0] for values in points.values()]
+    across, height = [values[1] for values in points.values()], [values[0] for values in points.values()]
     log = min(across) > 0 and max(across) > WIDE * min(across)
     panel = Panel(
         name=f"{title}: {names[0]} against {names[1]}",
         x=spanning(across, LEFT, WIDTH - RIGHT, log),
-        y=spanning(up, HEIGHT - BOTTOM, TOP),
+        y=spanning(height, HEIGHT - BOTTOM, TOP),
         x_label=NAMES.get(names[1], names[1]),
         width=WIDTH,
         height=HEIGHT,
@@ -75,7 +75,13 @@ def draw(
     panel.parts += [write(title, WIDTH - RIGHT, TOP - 28, "end")]
     joined = sorted((points[job][1], points[job][0]) for job in best)
     if len(names) == 2 and len(joined) > 1:
-        panel.line(1, joined, "no job is better in both")
+        places = [joined[0]]
+        for (x, y), (to, up) in zip(joined, joined[1:], strict=False):
+            corner = (x, up) if names[1] in GROWS else (to, y)
+            places += [corner, (to, up)]
+            level = panel.y(corner[1])  # where no label should be
+            panel.crossed.append((panel.x(x), level - 2, panel.x(to), level + 2))
+        panel.line(1, places, "no job is better in both")
     for job in sorted(points, key=lambda job: job in best):  # the front on top
         y, x = points[job][:2]
         panel.point(int(job in best), x, y, f"job {job}: {told.get(job, '')}", shape=0)

@@ -74,9 +74,10 @@ class Sweep:
         return " ".join(f"{key}={said[key]}" for key in self.varied if key in said and key not in aside)
 
     def card(self, folder: Path, /, **values: Any) -> None:
-        """Write on the card in a job's folder, beside what this sweep has written there before."""
+        """Write on the card in a job's folder, beside what this sweep, or of its id another, wrote there."""
         before = read_card(folder)
-        before = before if before.get("sweep") == self.token else {"sweep": self.token}
+        if before.get("sweep") != self.token:
+            before = {name: before[name] for name in ("id",) if name in before} | {"sweep": self.token}
         write_text(folder / CARD, json.dumps(before | values, indent=1, default=str) + "\n")
 
     def cards(self) -> list[dict[str, Any]]:

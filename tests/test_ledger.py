@@ -164,6 +164,13 @@ def test_many_take_turns_and_none_is_lost(tmp_path, monkeypatch):
     assert count.read_text() == "40" and not (tmp_path / "l").exists()
 
 
+def test_no_place_for_it_is_an_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path / "file", tmp_path / "file" / "l"):
+        with pytest.raises(OSError), Ledger(place).turn("a"):
+            pass
+
+
 def test_without_locks_it_goes_on_with_a_warning(tmp_path, monkeypatch):
     import fcntl
 

@@ -4,6 +4,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -190,18 +192,35 @@ def test_the_signal_by_which_slurm_says_that_time_is_up_saves_first(command, tmp
     assert read("all", "0", "metrics.json")["run"]["resumed"] == [1]
 
 
-def test_stopping_asks_the_processes_of_jobs_and_waits_for_them(tmp_path, monkeypatch):
+ENDS_ITS_CARD = """
+import os, signal, sys, time
+from pathlib import Path
+from splatexp.sweep import Sweep
+plan, folder = Sweep.read(Path(sys.argv[1])), Path(sys.argv[1], "0")
+signal.signal(signal.SIGTERM, lambda *_: (plan.card(folder, status="stopped"), os._exit(7)))
+plan.card(folder, job=0, status="running", pid=os.getpid(), host=plan.here)
+time.sleep(60)
+"""
+
+
+def test_stopping_asks_the_processes_of_jobs_and_waits_for_them(tmp_path):
     plan = Sweep(tmp_path, [], [])
     plan.write()
-    child = os.fork()
-    if child == 0:  # a job: it ends its card when it is asked to
-        signal.signal(signal.SIGTERM, lambda *_: (plan.card(tmp_path / "0", status="stopped"), os._exit(0)))
-        time.sleep(60)
-        os._exit(1)
     (tmp_path / "0").mkdir()
-    plan.card(tmp_path / "0", job=0, status="running", pid=child, host=plan.here)
-    Sweep(tmp_path / "other", [], []).card(tmp_path, job=9, status="running", pid=1, host=plan.here)
-    (tmp_path / "job.json").unlink()
+    settings = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    process = subprocess.Popen([sys.executable, "-c", ENDS_ITS_CARD, str(tmp_path)], env=settings)
+    while not plan.cards():
+        time.sleep(0.02)
     plan.stop()
     assert plan.cards()[0]["status"] == "stopped" and Sweep.read(tmp_path).stopped
-    assert os.waitpid(child, 0)[1] == 0
+    assert process.wait() == 7
+
+
+def test_cards_of_another_sweep_are_not_taken_for_its_own(tmp_path):
+    plan, other = Sweep(tmp_path, [], []), Sweep(tmp_path, [], [])
+    for job, each in enumerate((plan, other, plan)):
+        (tmp_path / "deep" / str(job)).mkdir(parents=True)
+        each.card(tmp_path / "deep" / str(job), job=job, status="done", id="a")
+    assert [card["job"] for card in plan.cards()] == [0, 2]
+    plan.card(tmp_path / "deep" / "1", job=1)  # what the folder holds is still what it was
+    assert [card.get("id") for card in plan.cards()] == ["a"] * 3 and "status" not in plan.cards()[1]
