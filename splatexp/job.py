@@ -108,7 +108,7 @@ def once(run: Run, job: str, folder: Path, words: Sequence[str]) -> tuple[dict[s
 
 
 def _leave_if_alone(sweep: Sweep) -> None:
-    """End a process that runs jobs for another one of this machine which is no more; joblib's would not end."""
+    """End a process that runs jobs for one of this machine which is no more; joblib's would stay forever."""
     from splatexp.sweep import lives
 
     if sweep.host == sweep.here and not lives(sweep.pid) and "SUBMITIT_EXECUTOR" not in os.environ:

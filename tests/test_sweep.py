@@ -15,6 +15,7 @@ from sweeps import TINY, column, command, read, rows, sweep  # noqa: F401
 
 from splatexp.checkpoint import found
 from splatexp.config import build, compose
+from splatexp.job import _leave_if_alone
 from splatexp.losses import Loss
 from splatexp.sweep import Sweep
 
@@ -214,6 +215,17 @@ def test_stopping_asks_the_processes_of_jobs_and_waits_for_them(tmp_path):
     plan.stop()
     assert plan.cards()[0]["status"] == "stopped" and Sweep.read(tmp_path).stopped
     assert process.wait() == 7
+
+
+def test_a_process_that_runs_jobs_for_one_that_is_no_more_ends(tmp_path, monkeypatch):
+    left, gone = [], subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    monkeypatch.setattr("splatexp.job.os._exit", left.append)
+    _leave_if_alone(Sweep(tmp_path, [], []))
+    _leave_if_alone(Sweep(tmp_path, [], [], pid=gone.pid, host="another"))
+    assert not left
+    _leave_if_alone(Sweep(tmp_path, [], [], pid=gone.pid))
+    assert left == [1]
 
 
 def test_cards_of_another_sweep_are_not_taken_for_its_own(tmp_path):
