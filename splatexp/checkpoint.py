@@ -108,19 +108,20 @@ def found(folder: Path) -> list[tuple[int, Path]]:
     return sorted(((int(match[1]), path) for match, path in matches if match), reverse=True)
 
 
-def newest(folder: Path) -> Path | None:
-    """The newest checkpoint that is whole. A broken one before it is set aside, with a warning."""
+def newest(folder: Path) -> tuple[Path, dict[str, Tensor], dict[str, Any]] | None:
+    """The newest checkpoint that is whole, and what `read` gives of it; None where there is none.
+
+    A broken one before it is set aside, with a warning.
+    """
     for leftover in folder.glob(".step_*.safetensors"):  # of a process that was killed while it wrote
         leftover.unlink(missing_ok=True)
     for _, path in found(folder):
         try:
-            read(path)
+            return path, *read(path)
         except Broken as error:
             aside = path.with_suffix(".broken")
             os.replace(path, aside)
             warnings.warn(f"{error}; skipped, and kept as {aside.name}", stacklevel=2)
-        else:
-            return path
     return None
 
 

@@ -38,7 +38,7 @@ class Journal:
             **provenance(),
             "data": data_hashes(scene),
         }
-        parts = self._earlier() if state.step else []
+        parts = earlier(folder, "parts") if state.step else []
         parts.append({"start": state.step, "began": _now(), "changes": state.news})
         self.contents = {"id": self.id, "config": config, **facts, "parts": parts}
         self.session = Session(
@@ -60,14 +60,6 @@ class Journal:
         self.contents["parts"][-1] |= {"ended": _now(), "exit": code}
         self._write()
 
-    def _earlier(self) -> list[dict[str, Any]]:
-        """The parts that an earlier process wrote; [] where it wrote nothing that can be read."""
-        try:
-            parts = json.loads(self.path.read_text(encoding="utf-8"))["parts"]
-            return parts if isinstance(parts, list) else []
-        except (OSError, ValueError, KeyError, TypeError):
-            return []
-
     def _write(self) -> None:
         text = json.dumps(self.contents, indent=1, default=str) + "\n"
         self._attempt(lambda: write_text(self.path, text))
@@ -78,6 +70,15 @@ class Journal:
             act()
         except OSError as error:
             warnings.warn(f"{error.strerror or error}; the run goes on", stacklevel=4)
+
+
+def earlier(folder: Path, name: str) -> list[Any]:
+    """A list in the run.json of an earlier process; [] where there is none that can be read."""
+    try:
+        said = json.loads((folder / "run.json").read_text(encoding="utf-8"))[name]
+        return said if isinstance(said, list) else []
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
 
 
 def _now() -> str:

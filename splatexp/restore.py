@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
+
 from splatexp.checkpoint import found, newest, read
 from splatexp.provenance import code_hash
 from splatexp.state import State, flat, settings
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from splatexp.data.scene import Scene
     from splatexp.run import Run
 
@@ -22,7 +22,10 @@ ASIDE += ("force", "ledger")
 BANDED = ("shN", "grad.shN", "exp_avg.shN", "exp_avg_sq.shN")
 
 
-def pick(folder: Path, wish: str) -> Path | None:
+Contents = tuple[Path, dict[str, Tensor], dict[str, Any]]  # of a checkpoint: its file, tensors, notes
+
+
+def pick(folder: Path, wish: str) -> Contents | None:
     """The checkpoint that `resume=<wish>` means for a run in `folder`; None where auto finds none.
 
     wish: auto, the folder of a run, or a checkpoint file.
@@ -33,15 +36,17 @@ def pick(folder: Path, wish: str) -> Path | None:
         return newest(own)
     path = Path(wish)
     if path.is_dir():
-        path = newest(path / "checkpoints") or path / "checkpoints"
-    if not path.is_file():
+        chosen = newest(path / "checkpoints")
+    else:
+        chosen = (path, *read(path)) if path.is_file() else None
+    if chosen is None:
         raise FileNotFoundError(f"resume: expected auto, a run's folder or a checkpoint, got {wish}")
     mine = found(own)
-    if mine and path.resolve() != mine[0][1].resolve():
+    if mine and chosen[0].resolve() != mine[0][1].resolve():
         raise ValueError(
             f"resume: {folder} has checkpoints of its own up to step {mine[0][0]}; branch into another folder"
         )
-    return path
+    return chosen
 
 
 def resumed(run: Run, scene: Scene, folder: Path) -> State | None:
@@ -49,10 +54,10 @@ def resumed(run: Run, scene: Scene, folder: Path) -> State | None:
 
     Raises: OSError; ValueError for a broken checkpoint or one that does not fit the settings.
     """
-    path = pick(folder, run.resume)
-    if path is None:
+    chosen = pick(folder, run.resume)
+    if chosen is None:
         return None
-    tensors, notes = read(path)
+    path, tensors, notes = chosen
     if not isinstance(notes.get("config"), dict):
         raise ValueError(f"{path}: it does not tell its settings")
     now, before = flat(settings(run)), flat(notes["config"])

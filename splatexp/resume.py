@@ -9,7 +9,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from splatexp.checkpoint import found, read
+from splatexp.checkpoint import found
+from splatexp.journal import earlier
 
 
 def again(run: str) -> None:
@@ -26,7 +27,7 @@ def again(run: str) -> None:
     scene, state = going.prepare(folder)
     for line in state.news:
         print(line, file=sys.stderr)
-    going.fit(scene, state, folder, read(found(folder / "checkpoints")[0][1])[1].get("overrides", []))
+    going.fit(scene, state, folder, earlier(folder, "overrides"))
 
 
 def main() -> None:

@@ -27,7 +27,11 @@ class Stopped(KeyboardInterrupt):
     def __init__(self, number: int, text: str = ""):
         name = signal.Signals(number).name
         super().__init__(f"stopped by {name}{text}")
-        self.code = 128 + number
+        self.code, self._said = 128 + number, (number, text)
+
+    def __reduce__(self) -> tuple[type[Stopped], tuple[int, str]]:
+        """So that it comes through from another process."""
+        return Stopped, self._said
 
 
 class OutOfMemory(MemoryError):

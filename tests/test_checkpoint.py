@@ -44,7 +44,8 @@ def test_a_torn_one_is_set_aside_and_the_one_before_it_taken(tmp_path):
     torn.write_bytes(torn.read_bytes()[:-3])
     (tmp_path / ".step_00000015.123-0.safetensors").write_bytes(b"half")  # of a process that was killed
     with pytest.warns(UserWarning, match=r"step_00000010.* skipped, and kept as step_00000010.broken"):
-        assert newest(tmp_path) == good
+        found_one = newest(tmp_path)
+        assert found_one is not None and found_one[0] == good
     assert sorted(os.listdir(tmp_path)) == [good.name, "step_00000010.broken"]
     assert newest(tmp_path / "nowhere") is None
 

@@ -65,6 +65,18 @@ def test_a_study_runs_what_is_missing_and_reports(capsys):
     assert Path("other/report.html").exists()
 
 
+def test_with_other_settings_the_old_runs_are_kept(capsys):
+    conduct(order(seeds=1))
+    before = {path: path.stat().st_mtime_ns for path in Path("out/runs").rglob("metrics.json")}
+    assert conduct(order(seeds=1, steps=25))[1] == 0
+    after = {path: path.stat().st_mtime_ns for path in Path("out/runs").rglob("metrics.json")}
+    assert (
+        len(after) == 4
+        and before.items() <= after.items()
+        and "25 steps" in Path("out/report.md").read_text()
+    )
+
+
 def test_one_run_that_fails_does_not_end_the_study(capsys):
     variants = {"plain": [], "broken": ["data.size=3"]}
     pages, failed = conduct(order(variants=variants, seeds=1))

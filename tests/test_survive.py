@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import random
 import signal
 import time
@@ -195,6 +196,8 @@ def test_the_second_signal_is_not_waited_for():
         with pytest.raises(Stopped) as stopped:
             os.kill(os.getpid(), signal.SIGTERM)
         assert stopped.value.code == 143
+    again = pickle.loads(pickle.dumps(stopped.value))  # as it comes from a worker
+    assert again.code == 143 and str(again) == str(stopped.value)
     with Signals(), pytest.raises(Stopped) as stopped:  # not while it trains: at once
         os.kill(os.getpid(), signal.SIGTERM)
     assert stopped.value.code == 143

@@ -59,7 +59,7 @@ def _run(words: list[str], place: Path, order: Order) -> tuple[Path, float]:
     from splatexp.cgroups import processors
     from splatexp.config import build, compose, save
     from splatexp.job import once
-    from splatexp.ledger import CARD, job_id
+    from splatexp.ledger import CARD, job_id, read_card
     from splatexp.tracking import Console, WandB
 
     cfg = compose(words)
@@ -72,6 +72,8 @@ def _run(words: list[str], place: Path, order: Order) -> tuple[Path, float]:
     threads = run.threads or max(1, processors() // order.jobs)
     run = replace(run, tracker=trackers, threads=threads, force=order.force)
     job = job_id(run)
+    if read_card(place).get("id", job) != job:  # what was run there, with other settings or code, is kept
+        place = place.with_name(f"{place.name}-{job}")
     save(cfg, place, words)
     write_text(place / CARD, json.dumps({"id": job, "overrides": words}) + "\n")
     with open(place / "output.txt", "w", encoding="utf-8") as file, redirect_stdout(file):

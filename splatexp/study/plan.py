@@ -9,9 +9,7 @@ from pathlib import Path
 
 from splatexp.choices import check_range
 
-ROW_FLOATS = (
-    14  # of a .ply without SH: position, normal, colour, opacity, scale, rotation less the colour's 3
-)
+ROW_FLOATS = 14  # of a row of a .ply, besides 3 for each SH coefficient
 
 
 @dataclass
