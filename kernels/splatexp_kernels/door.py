@@ -1,6 +1,7 @@
 """What every op does at its public door: check the arguments once, then pick the backend's module."""
 
 from collections.abc import Mapping
+from functools import cache
 from importlib import import_module
 from types import ModuleType
 
@@ -8,18 +9,22 @@ import torch
 from torch import Tensor
 
 BACKENDS = ("reference", "cpu", "gpu")
+CAPABILITY_MIN = (7, 5)  # Turing: the oldest that Triton compiles for
 
 
 def check(backend: str, tensors: Mapping[str, tuple[Tensor | None, str]]) -> dict[str, int]:
     """Hold tensors against shapes such as `"C N 3"`; equal letters are equal sizes, None is skipped.
 
-    All share one floating dtype and one device; the backend `cpu` takes float32 on the CPU alone.
+    All share one floating dtype and one device. The backend `cpu` takes float32 on the CPU alone, `gpu`
+    float32 on the current CUDA device (under Triton's interpreter on any).
 
     Returns: the size of every letter.
-    Raises: TypeError for a dtype or device, ValueError for a shape.
+    Raises: TypeError for a dtype or device, ValueError for a shape, RuntimeError where `gpu` cannot run.
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend: expected one of {', '.join(BACKENDS)}, got {backend!r}")
+    if backend == "gpu":
+        _require_gpu()
     sizes: dict[str, int] = {}
     kind = None
     for name, (tensor, spec) in tensors.items():
@@ -31,6 +36,8 @@ def check(backend: str, tensors: Mapping[str, tuple[Tensor | None, str]]) -> dic
             raise TypeError(f"{name}: expected {_words(kind)}, got {_words((tensor.dtype, tensor.device))}")
     if backend == "cpu" and kind and (kind[0] != torch.float32 or kind[1].type != "cpu"):
         raise TypeError(f"{next(iter(tensors))}: backend 'cpu' takes float32 on cpu, got {_words(kind)}")
+    if backend == "gpu" and kind:
+        _check_gpu(next(iter(tensors)), kind)
     return sizes
 
 
@@ -54,11 +61,67 @@ def check_range(name: str, value: float, low: float, high: float = float("inf"))
 def implementation(op: str, backend: str) -> ModuleType:
     """The module of one backend of an op, imported on first use.
 
-    Raises: RuntimeError for `gpu`, ImportError for a `cpu` that was not built, with reason and remedy.
+    Raises: RuntimeError for a `gpu` that cannot run here or that the op lacks, ImportError for a `cpu` that
+        was not built, with reason and remedy.
     """
     if backend == "gpu":
-        raise RuntimeError(f"{op}: there is no GPU kernel in this version; use backend='cpu'")
-    return import_module(f"splatexp_kernels.{op}.{backend}")
+        _require_gpu()
+    name = f"splatexp_kernels.{op}.{backend}"
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name:
+            raise
+        raise RuntimeError(f"{op}: has no backend {backend!r}; use backend='reference'") from error
+
+
+@cache
+def gpu_missing() -> str:
+    """Why this machine cannot run the backend `gpu`, and the remedy, in one line; empty where it can.
+
+    Triton's interpreter does not count: it is for tests, which go past this straight to an op's door.
+    """
+    if not torch.backends.cuda.is_built():
+        return (
+            f"PyTorch {torch.__version__} is built for the CPU alone; install a CUDA build of it "
+            "(https://pytorch.org/get-started)"
+        )
+    if not torch.cuda.is_available():
+        return (
+            f"PyTorch {torch.__version__} finds no CUDA device; look whether nvidia-smi finds one, and "
+            "whether CUDA_VISIBLE_DEVICES hides it"
+        )
+    capability = torch.cuda.get_device_capability()
+    if capability < CAPABILITY_MIN:
+        least, here = (".".join(map(str, pair)) for pair in (CAPABILITY_MIN, capability))
+        return f"{torch.cuda.get_device_name()} has compute capability {here}; take a GPU of {least} or newer"
+    try:
+        import_module("splatexp_kernels.launch")
+    except ImportError as error:
+        return f"Triton cannot be imported ({error}); pip install 'triton>=3.5'"
+    return ""
+
+
+def interpreted() -> bool:
+    """Whether the Triton kernels run under Triton's interpreter, TRITON_INTERPRET=1."""
+    try:
+        return import_module("splatexp_kernels.launch").INTERPRETED
+    except ImportError:
+        return False
+
+
+def _require_gpu() -> None:
+    reason = not interpreted() and gpu_missing()
+    if reason:
+        raise RuntimeError(f"backend 'gpu' cannot run: {reason}, or use backend='cpu'")
+
+
+def _check_gpu(name: str, kind: tuple[torch.dtype, torch.device]) -> None:
+    dtype, device = kind
+    current = "" if interpreted() else f"cuda:{torch.cuda.current_device()}"
+    if dtype != torch.float32 or (current and str(device) != current):
+        where = current or "any device"
+        raise TypeError(f"{name}: backend 'gpu' takes float32 on {where}, got {_words(kind)}")
 
 
 def _check_shape(name: str, tensor: Tensor, dims: list[str], sizes: dict[str, int]) -> None:

@@ -1,11 +1,14 @@
 """Fixtures of the kernel tests: uninitialised memory is poisoned, and every backend gets its turn."""
 
+import numpy
 import pytest
 import torch
 
 import splatexp_kernels as sk
+from splatexp_kernels import door
 
 ISAS = ("avx512", "avx2", "portable")
+CHEAP = ["reference", *(f"cpu-{isa}" for isa in ISAS)]
 
 
 @pytest.fixture(autouse=True)
@@ -27,6 +30,20 @@ def poisoned_memory(monkeypatch):
 
 
 @pytest.fixture(autouse=True)
+def quiet_arithmetic():
+    """Triton's interpreter computes in numpy, which warns of a NaN that a GPU makes in silence."""
+    with numpy.errstate(all="ignore"):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def gpu_needs_the_interpreter(request):
+    """Tests named after the GPU hand over tensors of the CPU; compiled kernels are checked by the bench."""
+    if "gpu" in request.node.nodeid and not door.interpreted():
+        pytest.skip("Triton's interpreter is off or Triton missing; `python kernels/bench gpu` checks a GPU")
+
+
+@pytest.fixture(autouse=True)
 def one_thread():
     """Torch's own operators take turns with the kernels for the same cores; these scenes are tiny."""
     before = torch.get_num_threads()
@@ -41,10 +58,20 @@ def isa(request):
     yield from _with_isa(request.param)
 
 
-@pytest.fixture(params=["reference", *(f"cpu-{isa}" for isa in ISAS)])
+@pytest.fixture(params=CHEAP)
 def backend(request):
-    """Each backend's name in turn, the CPU's once per instruction set."""
-    name, _, isa = request.param.partition("-")
+    """The names of `reference` and `cpu` in turn, the latter once per instruction set."""
+    yield from _with_backend(request.param)
+
+
+@pytest.fixture(params=[*CHEAP, "gpu"])
+def any_backend(request):
+    """Those and `gpu`, for tests of few enough rows for Triton's interpreter."""
+    yield from _with_backend(request.param)
+
+
+def _with_backend(param):
+    name, _, isa = param.partition("-")
     if isa:
         for _ in _with_isa(isa):
             yield name

@@ -7,6 +7,12 @@ from splatexp_kernels.adam import adam
 SHAPES = [(0, 3), (1, 1), (63, 3), (500, 15, 3), (1000,), (4099, 1)]
 
 
+@pytest.fixture
+def backend(any_backend):
+    """Every backend: rows are few."""
+    return any_backend
+
+
 def stepped(shape, backend, dtype, *, steps=5, visible=None, **knobs):
     """Parameter and moments after some steps with equal gradients for every backend."""
     g = torch.Generator().manual_seed(0)
@@ -42,6 +48,19 @@ def test_cpu_agrees_with_reference(shape, share, knobs, isa):
     actual = stepped(shape, "cpu", torch.float32, visible=visible, **knobs)
     for name, tensor in expected.items():
         assert_close(name, actual[name], tensor, 1e-6)  # five steps of float32
+
+
+@pytest.mark.parametrize("share", [None, 0.5])
+@pytest.mark.parametrize("shape", [(0, 3), (5, 0, 3), (1, 1), (63, 3), (130, 15, 3), (1100,)], ids=str)
+def test_gpu_agrees_with_reference(shape, share):
+    g = torch.Generator().manual_seed(1)
+    visible = None if share is None else torch.rand(shape[0], generator=g) < share
+    knobs = {"visible": visible, "beta1": 0.8, "beta2": 0.95}
+    expected = stepped(shape, "reference", torch.float64, **knobs)
+    actual, again = (stepped(shape, "gpu", torch.float32, **knobs) for _ in range(2))
+    for name, tensor in expected.items():
+        assert_close(name, actual[name], tensor, 1e-6)  # as for the CPU
+        assert torch.equal(actual[name], again[name]), name
 
 
 def test_invisible_rows_rest(backend):

@@ -134,13 +134,6 @@ def test_cpu_takes_float32_alone():
         project_(s, backend="cpu")
 
 
-def test_gpu_says_why_not():
-    with pytest.raises(
-        RuntimeError, match="project: there is no GPU kernel in this version; use backend='cpu'"
-    ):
-        project_(scene(5), backend="gpu")
-
-
 def test_constants_of_cpp_are_those_of_python():
     header = (Path(sk.__file__).parents[1] / "cpp" / "constants.h").read_text()
     found = dict(re.findall(r"constexpr float (\w+) = ([^;]+);", header))

@@ -8,6 +8,12 @@ from splatexp_kernels.project import project
 GRADED = ("means", "quats", "scales", "viewmats")
 
 
+@pytest.fixture
+def backend(any_backend):
+    """Every backend: rows are few."""
+    return any_backend
+
+
 def projected(s, backend, dtype, **knobs):
     """Outputs and gradients of `project` for a scene."""
 
@@ -56,25 +62,6 @@ def test_reference_gradients_by_finite_differences(prefilter):
 
 
 @pytest.mark.parametrize("prefilter", [False, True])
-def test_reference_agrees_with_gsplat(prefilter):
-    from gsplat.cuda._torch_impl import _fully_fused_projection, _quat_scale_to_covar_preci
-
-    s = scene(200, 2, dtype=torch.float64)
-    covars, _ = _quat_scale_to_covar_preci(s.quats, s.scales, compute_preci=False)
-    _, means2d, depths, conics, compensations = _fully_fused_projection(
-        s.means, covars, s.viewmats, s.Ks, s.width, s.height, 0.3, 0.01, 1e10, calc_compensations=prefilter
-    )
-    p = projected(s, "reference", torch.float64, prefilter=prefilter)
-    seen = (p["radii"] > 0).all(-1)
-    assert 50 < seen.sum() < 350
-    assert_close("means2d", p["means2d"][seen], means2d[seen], 1e-12)
-    assert_close("depths", p["depths"][seen], depths[seen], 1e-12)
-    assert_close("conics", p["conics"][seen], conics[seen], 1e-12)
-    if prefilter:  # gsplat's is not held above 0.005
-        assert_close("compensations", p["compensations"][seen], compensations[seen].clamp_min(0.005), 1e-9)
-
-
-@pytest.mark.parametrize("prefilter", [False, True])
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_cpu_agrees_with_reference(size, prefilter, isa):
     s = scene(*size)
@@ -84,6 +71,37 @@ def test_cpu_agrees_with_reference(size, prefilter, isa):
     for name, tensor in expected.items():
         # float32 keeps 6e-8 a step; a covariance's determinant loses up to two digits of them
         assert_close(name, actual[name], tensor, 1e-5)
+
+
+@pytest.mark.parametrize("prefilter", [False, True])
+@pytest.mark.parametrize("size", [(0, 2, 17, 33), (1, 1, 1, 1), (63, 2, 17, 33), (130, 3, 64, 48)], ids=str)
+def test_gpu_agrees_with_reference(size, prefilter):
+    s = scene(*size)
+    expected = projected(s, "reference", torch.float64, prefilter=prefilter)
+    actual = projected(s, "gpu", torch.float32, prefilter=prefilter)
+    again = projected(s, "gpu", torch.float32, prefilter=prefilter)
+    assert torch.equal(actual["radii"] > 0, expected["radii"] > 0)
+    for name, tensor in expected.items():
+        assert_close(name, actual[name], tensor, 1e-5)  # as for the CPU
+        assert torch.equal(actual[name], again[name]), name
+
+
+@pytest.mark.parametrize("output", ["means2d", "conics", "depths", "compensations"])
+def test_each_output_alone_has_its_gradients(output, backend):
+    s = scene(70, 2)
+
+    def function(**leaves):
+        dtype = leaves["means"].dtype
+        opacities, Ks = s.opacities.to(dtype), s.Ks.to(dtype)
+        inputs = [leaves["means"], leaves["quats"], leaves["scales"], opacities, leaves["viewmats"], Ks]
+        p = project(*inputs, s.width, s.height, prefilter=True, backend=name)
+        return {output: getattr(p, output)}
+
+    inputs, found = {key: getattr(s, key) for key in GRADED}, {}
+    for name, dtype in (("reference", torch.float64), (backend, torch.float32)):
+        found[name, dtype] = run(function, inputs, dtype)
+    for key, tensor in found["reference", torch.float64].items():
+        assert_close(key, found[backend, torch.float32][key], tensor, 1e-5)
 
 
 def test_extent_is_where_alpha_fades(backend):
