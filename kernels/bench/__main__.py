@@ -1,4 +1,7 @@
-"""Speed of the CPU kernels: `python kernels/bench blend`, `... all`, `... scaling`.
+"""Speed of the CPU kernels: `python kernels/bench blend`, `... all`, `... scaling`; of the Triton kernels:
+
+`... resources` compiles them for an H100, where none is, and says what they take; `... gpu` checks and times
+them on one, `... gpu --help` tells how.
 
 An op's tests run first, and only where they pass is anything reported. Times are of the calls that training
 makes, through the public door, allocation and autograd included. Peaks are the best measured between the ops.
@@ -18,7 +21,13 @@ ROOT = Path(__file__).resolve().parents[2]
 if importlib.util.find_spec("splatexp_kernels") is None:  # a checkout that is not installed
     sys.path[1:1] = [str(ROOT / "kernels"), str(ROOT)]
 
+if sys.argv[1:2] == ["gpu"]:  # on a bare machine there is no more than PyTorch and Triton
+    import gpu
+
+    sys.exit(gpu.main(sys.argv[2:]))
+
 import law  # noqa: E402
+import resources  # noqa: E402
 import scaling  # noqa: E402
 import torch  # noqa: E402
 import workload  # noqa: E402
@@ -48,6 +57,9 @@ def main() -> int:
     if arguments.what == "step":  # a child of `scaling`: one JSON object and nothing else
         print(json.dumps(scaling.measure(arguments.gaussians, width, height)))
         return 0
+    if arguments.what == "resources":
+        resources.report(console, sk.get_num_threads())
+        return 0
     if not arguments.untested and not green(arguments.what, console):
         return 1
     if arguments.what == "scaling":
@@ -70,7 +82,7 @@ def main() -> int:
 
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="kernels/bench", description=__doc__)
-    parser.add_argument("what", choices=[*OPS, "all", "scaling", "step"])
+    parser.add_argument("what", choices=[*OPS, "all", "scaling", "step", "resources", "gpu"])
     parser.add_argument(
         "--gaussians", type=int, default=60_000, help="of the synthetic scene (default 60000)"
     )

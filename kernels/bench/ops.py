@@ -7,21 +7,24 @@ tested in vain is overhead. `bytes` read each input once and write each output o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 from workload import DEGREE, GROUPS, Workload, floats
 
 from splatexp_kernels.blend import Attribution, attribute, blend
+from splatexp_kernels.blend2d import blend2d
 from splatexp_kernels.noise import noise as langevin
 from splatexp_kernels.project import project
 from splatexp_kernels.sh import sh
 from splatexp_kernels.ssim import ssim
 from splatexp_kernels.tiles import tiles
 
-OPS = ("project", "sh", "tiles", "blend", "ssim", "adam", "noise")
+OPS = ("project", "sh", "tiles", "blend", "blend2d", "ssim", "adam", "noise")
 
 
 @dataclass
@@ -38,10 +41,10 @@ def works(w: Workload) -> Iterator[Work]:
     """All ops of a training step in their order, on the outputs of the ones before."""
     x, N = w.params, len(w)
     means, quats, scales, opacities, sh0, shN = x.values()
-    noise = torch.Generator().manual_seed(0)
+    noise, by = torch.Generator().manual_seed(0), {"backend": w.backend}
 
     def projection():
-        return project(means, quats, scales, opacities, w.viewmats, w.Ks, *w.size)
+        return project(means, quats, scales, opacities, w.viewmats, w.Ks, *w.size, **by)
 
     p = projection()
     # rotation 30, unit quaternion 13, camera space 25, J W 18, J W R S 36, covariance 15, minors and
@@ -54,7 +57,7 @@ def works(w: Workload) -> Iterator[Work]:
     flat = [tensor.detach().requires_grad_() for tensor in p[:2]]
 
     def colors():
-        return sh(DEGREE, means, w.centers, sh0, shN, seen)
+        return sh(DEGREE, means, w.centers, sh0, shN, seen, **by)
 
     c = colors()
     # direction 12, basis 45, 48 coefficients times 2; backward: basis and derivatives 150, 48 times 3
@@ -69,7 +72,7 @@ def works(w: Workload) -> Iterator[Work]:
     )
 
     def lists():
-        return tiles(p.means2d, p.radii, p.depths, *w.size)
+        return tiles(p.means2d, p.radii, p.depths, *w.size, **by)
 
     t = lists()
     # means, radii and depths in, order and one id a pair out
@@ -78,11 +81,11 @@ def works(w: Workload) -> Iterator[Work]:
     geometry = flat[0], flat[1], c.detach().requires_grad_(), opacities.detach()[None].requires_grad_()
 
     def blended():
-        return blend(*geometry, t, *w.size, background=w.background)
+        return blend(*geometry, t, *w.size, background=w.background, **by)
 
     image, alpha = blended()
     maps = w.target[..., :1]
-    weights = attribute(flat[0], flat[1], geometry[3], t, *w.size, maps)
+    weights = attribute(flat[0], flat[1], geometry[3], t, *w.size, maps, **by)
     contributions, pixels = float(weights.pixels.sum()), w.width * w.height
     entries = visible * 4 * floats(*(tensor[:, :1] for tensor in geometry)) + 4 * len(t.ids)
     # alpha 20, transmittance 3, D channels 2 each
@@ -92,21 +95,34 @@ def works(w: Workload) -> Iterator[Work]:
     yield Work("blend", "backward", both, contributions * 61, 2 * entries + pixels * 32)
 
     def attributed():
-        return attribute(flat[0], flat[1], geometry[3], t, *w.size, maps)
+        return attribute(flat[0], flat[1], geometry[3], t, *w.size, maps, **by)
 
     yield Work("blend", "attribute", attributed, contributions * 28, entries + pixels * 4, in_step=False)
 
     def all_fields():
-        more = {"colors": geometry[2], "image": image, "target": w.target}
-        return attribute(flat[0], flat[1], geometry[3], t, *w.size, maps, want=Attribution._fields, **more)
+        more = {"colors": geometry[2], "image": image, "target": w.target, "want": Attribution._fields}
+        return attribute(flat[0], flat[1], geometry[3], t, *w.size, maps, **more, **by)
 
     # map 1, distance 5, largest weight 1, what leaving out does 36
     yield Work("blend", "all fields", all_fields, contributions * 71, entries + pixels * 28, in_step=False)
 
+    def summed():
+        return blend2d(*geometry, t, *w.size, background=w.background, **by)
+
+    # no pixel stops: the area of each ellipse counts, also where it leaves the frame
+    a, b, c = p.conics.detach()[seen].unbind(-1)
+    areas = 2 * math.pi * torch.log(255 * opacities.detach()[seen[0]]) / (a * c - b * b).sqrt()
+    contributions = float(areas.sum())
+    # w 19, total 1, D channels 2 each; w once more 19, colours 4 D, nine sums 16
+    if has("blend2d", w.backend):
+        yield Work("blend2d", "forward", summed, contributions * 26, entries + pixels * 16, in_step=False)
+        again = _backward(summed(), list(geometry), noise)
+        yield Work("blend2d", "backward", again, contributions * 47, 2 * entries + pixels * 32, in_step=False)
+
     shown = image.detach().requires_grad_()
 
     def similarity():
-        return ssim(shown, w.target)
+        return ssim(shown, w.target, **by)
 
     # five maps through two 11-tap passes of 22, products 3, formula and its derivatives 40
     yield Work("ssim", "forward", similarity, 263 * shown.numel(), 4 * 6 * shown.numel())
@@ -120,22 +136,27 @@ def works(w: Workload) -> Iterator[Work]:
     )
 
     for name in GROUPS:
-        x[name].grad = torch.randn(x[name].shape, generator=noise)
+        x[name].grad = torch.randn(x[name].shape, generator=noise).to(w.device)
     # two moments 7, update 6; four arrays in, three out
     yield Work("adam", "both", w.update, 13 * floats(*x.values()), 4 * 7 * floats(*x.values()))
     for name in GROUPS:
         x[name].grad = None
 
-    uid = torch.arange(N)
+    uid = torch.arange(N, device=w.device)
 
     def shaken():
-        langevin(means, quats, scales, opacities, uid, rate=0.0, seed=0, step=0)
+        langevin(means, quats, scales, opacities, uid, rate=0.0, seed=0, step=0, **by)
 
     moved = float((100 * (opacities.detach() - 0.005) < 18.4).sum())  # the gate is open wider than 1e-8
     # gate 15; four words 60 (of integers), two pairs of deviates 70, rotation 30, covariance times deviate 40
     yield Work("noise", "both", shaken, 15 * N + 200 * moved, 4 * N + moved * 4 * 15, in_step=False)
 
 
+def has(op: str, backend: str) -> bool:
+    """Whether an op has a kernel for a backend, be it that this machine cannot run it."""
+    return find_spec(f"splatexp_kernels.{op}.{backend}") is not None
+
+
 def _backward(outputs, inputs: list[Tensor], noise: torch.Generator) -> Callable[[], object]:
-    upstream = [torch.randn(output.shape, generator=noise) for output in outputs]
+    upstream = [torch.randn(output.shape, generator=noise).to(output.device) for output in outputs]
     return lambda: torch.autograd.grad(outputs, inputs, upstream, retain_graph=True)

@@ -29,19 +29,25 @@ class Workload:
     Ks: Tensor  # [1,3,3]
     width: int
     height: int
+    backend: str = "cpu"  # of every kernel
 
     def __post_init__(self) -> None:
         g = torch.Generator().manual_seed(1)
         for tensor in self.params.values():
             tensor.requires_grad_()
-        self.moments = {name: torch.zeros(2, *tensor.shape) for name, tensor in self.params.items()}
+        self.moments = {name: tensor.new_zeros(2, *tensor.shape) for name, tensor in self.params.items()}
         self.centers = -(self.viewmats[:, :3, :3].mT @ self.viewmats[:, :3, 3:])[:, :, 0]
-        self.target = torch.rand(1, self.height, self.width, 3, generator=g)
-        self.background = torch.zeros(1, 3)
+        self.target = torch.rand(1, self.height, self.width, 3, generator=g).to(self.device)
+        self.background = torch.zeros(1, 3, device=self.device)
         self.steps = 0
 
     def __len__(self) -> int:
         return len(self.params["means"])
+
+    @property
+    def device(self) -> torch.device:
+        """Where all tensors are."""
+        return self.viewmats.device
 
     @property
     def size(self) -> tuple[int, int]:
@@ -49,31 +55,34 @@ class Workload:
 
     def forward(self) -> tuple[Tensor, Tensor, Tiles, Tensor]:
         """Image, alpha, tile lists and radii."""
-        x = self.params
-        p = project(x["means"], x["quats"], x["scales"], x["opacities"], self.viewmats, self.Ks, *self.size)
-        colors = sh(DEGREE, x["means"], self.centers, x["sh0"], x["shN"], (p.radii > 0).all(-1))
-        t = tiles(p.means2d, p.radii, p.depths, *self.size)
-        image, alpha = blend(
-            p.means2d, p.conics, colors, x["opacities"][None], t, *self.size, background=self.background
-        )
+        x, by = self.params, {"backend": self.backend}
+        flat = x["means"], x["quats"], x["scales"], x["opacities"]
+        p = project(*flat, self.viewmats, self.Ks, *self.size, **by)
+        colors = sh(DEGREE, x["means"], self.centers, x["sh0"], x["shN"], (p.radii > 0).all(-1), **by)
+        t = tiles(p.means2d, p.radii, p.depths, *self.size, **by)
+        geometry = p.means2d, p.conics, colors, x["opacities"][None]
+        image, alpha = blend(*geometry, t, *self.size, background=self.background, **by)
         return image, alpha, t, p.radii
 
     def step(self) -> None:
         """One training step of all kernels: forward, backward, update. Learning rate 0 keeps the workload."""
         image = self.forward()[0]
-        ssim(image, self.target).mean().backward()
+        ssim(image, self.target, backend=self.backend).mean().backward()
         self.update()
         for tensor in self.params.values():
             tensor.grad = None
 
     def update(self) -> None:
+        """Adam on every parameter that has a gradient."""
         self.steps += 1
         for name, tensor in self.params.items():
             if tensor.grad is not None:
-                adam(tensor, tensor.grad, *self.moments[name], step=self.steps, lr=0.0)
+                adam(tensor, tensor.grad, *self.moments[name], step=self.steps, lr=0.0, backend=self.backend)
 
 
-def synthetic(N: int, width: int, height: int, *, seed: int = 0) -> Workload:
+def synthetic(
+    N: int, width: int, height: int, *, seed: int = 0, device: str = "cpu", backend: str = "cpu"
+) -> Workload:
     """Gaussians spread like those of a scene that was trained on photos.
 
     Five of six lie in the frame, half of them faint; at 60k and 270x480 their deviations are
@@ -97,8 +106,10 @@ def synthetic(N: int, width: int, height: int, *, seed: int = 0) -> Workload:
         "sh0": torch.randn(N, 1, 3, generator=g),
         "shN": 0.1 * torch.randn(N, 15, 3, generator=g),
     }
-    Ks = torch.tensor([[[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]]])
-    return Workload("synthetic", params, torch.eye(4)[None], Ks, width, height)
+    Ks = torch.tensor([[[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]]]).to(device)
+    params = {name: tensor.to(device) for name, tensor in params.items()}
+    viewmats = torch.eye(4, device=device)[None]
+    return Workload("synthetic", params, viewmats, Ks, width, height, backend)
 
 
 def trained(folder: str, width: int, height: int) -> Workload:

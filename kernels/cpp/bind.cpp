@@ -168,6 +168,7 @@ NB_MODULE(_cpu, m) {
   m.attr("MAX_CHANNELS") = MAX_CHANNELS;
   m.attr("MAX_MAPS") = MAX_MAPS;
   m.attr("MAX_MAPS_RICH") = MAX_MAPS_RICH;
+  m.attr("MAX_TOP") = MAX_TOP;
   m.def("record_floats", &blend_record_floats, "channels"_a);
 
   m.def("project_forward", [](Input means, Input quats, Input scales, Input opacities, Input viewmats, Input Ks, int width,
@@ -294,6 +295,36 @@ NB_MODULE(_cpu, m) {
     a.v_opacities = v_opacities.data(), a.v_abs = pointer(v_abs);
     nb::gil_scoped_release release;
     ops->blend_backward(a);
+  });
+  // the order of splatexp_kernels.blend2d.MODES
+  auto blend2d_args = [](const Lists& lists, int mode, int top_k, std::optional<Floats> gates) {
+    Blend2dArgs a{};
+    static_cast<BlendArgs&>(a) = lists.a;
+    a.mode = (Blend2dMode)mode, a.top_k = top_k, a.gates = pointer(gates);
+    return a;
+  };
+  m.def("blend2d_forward", [=](const Lists& lists, int mode, int top_k, Input means2d, Input conics, Input colors,
+                               Input weights, Input radii, std::optional<Input> background, Floats records,
+                               std::optional<Floats> gates, Floats image, Floats total) {
+    Blend2dArgs a = blend2d_args(lists, mode, top_k, gates);
+    a.D = (int)colors.shape(2), a.means2d = means2d.data(), a.conics = conics.data(), a.colors = colors.data();
+    a.opacities = weights.data(), a.radii = radii.data(), a.background = pointer(background);
+    a.records = records.data(), a.image = image.data(), a.alpha = total.data();
+    nb::gil_scoped_release release;
+    ops->blend_pack(a);
+    ops->blend2d_forward(a);
+  });
+  m.def("blend2d_backward", [=](const Lists& lists, int mode, int top_k, Input records, std::optional<Floats> gates,
+                                Input image, Input total, Input v_image, std::optional<Input> v_total, Floats pairs,
+                                Floats v_means2d, Floats v_conics, Floats v_colors, Floats v_weights) {
+    Blend2dArgs a = blend2d_args(lists, mode, top_k, gates);
+    a.D = (int)v_colors.shape(2), a.records = const_cast<float*>(records.data());
+    a.image = const_cast<float*>(image.data()), a.alpha = const_cast<float*>(total.data());
+    a.v_image = v_image.data(), a.v_alpha = pointer(v_total), a.pairs = pairs.data();
+    a.v_means2d = v_means2d.data(), a.v_conics = v_conics.data(), a.v_colors = v_colors.data();
+    a.v_opacities = v_weights.data();
+    nb::gil_scoped_release release;
+    ops->blend2d_backward(a);
   });
   using MaybeInput = std::optional<Input>;
   using MaybeFloats = std::optional<Floats>;

@@ -71,6 +71,16 @@ struct BlendArgs {
   const float* target;                        // [C,H,W,3], for the last three, with colors and image
   float *removal, *removal_loss, *sensitivity;  // [C,N]
 };
+
+enum class Blend2dMode { SUM, NORMALIZED, ALPHA };
+
+struct Blend2dArgs : BlendArgs {  // opacities: the weights; alpha and v_alpha: the total and its gradient
+  Blend2dMode mode;
+  int top_k;
+  float* gates;  // [C,H,W,2] where top_k > 0: exponent of the last Gaussian that is taken, how many such are
+};
+constexpr int MAX_TOP = 32;
+
 constexpr int PAIR_FLOATS = 16;
 constexpr int MAX_CHANNELS = 8;
 constexpr int MAX_MAPS = 6, MAX_MAPS_RICH = 2;  // of one pass; rich: with any field that need not be wanted
@@ -114,6 +124,8 @@ struct NoiseArgs {
   X(blend_forward, const BlendArgs&)                                                                                \
   X(blend_backward, const BlendArgs&)                                                                               \
   X(attribute, const BlendArgs&)                                                                                    \
+  X(blend2d_forward, const Blend2dArgs&)                                                                            \
+  X(blend2d_backward, const Blend2dArgs&)                                                                           \
   X(ssim_forward, const SsimArgs&)                                                                                  \
   X(ssim_backward, const SsimArgs&)                                                                                 \
   X(adam_step, const AdamArgs&)                                                                                     \

@@ -9,7 +9,7 @@ from splatexp_kernels import door
 from splatexp_kernels.blend.reference import ALWAYS, LEFT_OUT, Attribution
 from splatexp_kernels.tiles.reference import Tiles
 
-__all__ = ["ALWAYS", "LEFT_OUT", "Attribution", "attribute", "blend"]
+__all__ = ["ALWAYS", "LEFT_OUT", "Attribution", "attribute", "blend", "check_tiles"]
 
 
 def blend(
@@ -39,7 +39,7 @@ def blend(
         background: [C,D] shown through what remains transparent; None: 0.
         max_splats_per_pixel: where above 0, a pixel stops after that many contributions.
         absgrad: [C,N,2] px^-1, overwritten by backward with the sum over pixels of |d loss / d means2d|;
-            backend `cpu` offers it for D up to 8.
+            backend `cpu` offers it for D up to 8, `gpu` up to 4.
 
     Returns: image [C,H,W,D] and alpha [C,H,W,1] = 1 - remaining transmittance.
     Gradients: means2d, conics, colors, opacities, background.
@@ -53,7 +53,7 @@ def blend(
     sizes = door.check(backend, tensors)
     door.check_range("colors.shape[2]", sizes["D"], 1)
     door.check_range("max_splats_per_pixel", max_splats_per_pixel, 0)
-    _check_tiles(tiles, sizes["C"], width, height)
+    check_tiles(tiles, sizes["C"], width, height)
     return door.implementation("blend", backend).blend(
         means2d, conics, colors, opacities, tiles, width, height,
         background=background, max_splats_per_pixel=max_splats_per_pixel, absgrad=absgrad,
@@ -105,7 +105,7 @@ def attribute(
         raise ValueError(f"maps: expected [C, {height}, {width}, M], got {tuple(maps.shape)}")
     door.check_range("threshold", threshold, -torch.inf)
     door.check_range("max_splats_per_pixel", max_splats_per_pixel, 0)
-    _check_tiles(tiles, sizes["C"], width, height)
+    check_tiles(tiles, sizes["C"], width, height)
     left_out = _left_out(want, {"colors": colors, "image": image, "target": target})
     return door.implementation("blend", backend).attribute(
         means2d.detach(), conics.detach(), opacities.detach(), tiles, width, height, maps.detach(),
@@ -127,7 +127,8 @@ def _left_out(want: Collection[str], inputs: dict[str, Tensor | None]) -> dict[s
     return {name: tensor if tensor is None else tensor.detach() for name, tensor in inputs.items()}
 
 
-def _check_tiles(tiles: Tiles, cameras: int, width: int, height: int) -> None:
+def check_tiles(tiles: Tiles, cameras: int, width: int, height: int) -> None:
+    """Hold tile lists against the number and the size of the images; ValueError where they do not fit."""
     covered = -(-width // tiles.tile_width), -(-height // tiles.tile_height)
     made_for = len(tiles.starts) // max(tiles.tiles_x * tiles.tiles_y, 1)
     if covered != (tiles.tiles_x, tiles.tiles_y) or made_for != cameras:

@@ -13,7 +13,7 @@ MAPPED, COUNTS = ("weighted", "hits", "covered"), ("hits", "pixels", "dominant")
 def blend(
     means2d, conics, colors, opacities, tiles, width, height, *, background, max_splats_per_pixel, absgrad
 ):
-    lists, radii = _lists(tiles, opacities.shape, width, height)
+    lists, radii = lists_of(tiles, opacities.shape, width, height)
     size = (width, height)
     images, D = [], _cpu.MAX_CHANNELS
     if absgrad is not None and colors.shape[2] > D:
@@ -36,7 +36,7 @@ def attribute(
     means2d, conics, opacities, tiles, width, height, maps,
     *, threshold, max_splats_per_pixel, want, colors, image, target,
 ) -> Attribution:  # fmt: skip
-    lists, radii = _lists(tiles, opacities.shape, width, height)
+    lists, radii = lists_of(tiles, opacities.shape, width, height)
     means2d, conics, opacities = means2d.contiguous(), conics.contiguous(), opacities.contiguous()
     colors = opacities.new_zeros(*opacities.shape, 1) if colors is None else colors.contiguous()
     image, target = (None if picture is None else picture.contiguous() for picture in (image, target))
@@ -119,9 +119,9 @@ class _Blend(torch.autograd.Function):
         return v_means2d, v_conics, v_colors, v_opacities, v_background, None, None, None, None, None
 
 
-def _lists(tiles, shape, width, height):
+def lists_of(tiles, shape, width, height):
     """The tile lists as the extension takes them, and the radii that they were made from."""
-    if not tiles.private:
+    if len(tiles.private) != 3:
         raise ValueError("tiles: expected those of backend 'cpu', got another backend's")
     slots, first, radii = tiles.private
     if tuple(radii.shape[:2]) != tuple(shape):

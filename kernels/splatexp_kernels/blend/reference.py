@@ -45,8 +45,8 @@ def blend(
     C, _, D = colors.shape
     means2d, conics, opacities = means2d.flatten(0, 1), conics.flatten(0, 1), opacities.flatten()
     rows, values = [], []
-    for pixels, splats in _walk(tiles, C, width, height):
-        offsets = _offsets(pixels, means2d[splats], width, height)
+    for pixels, splats in walk(tiles, C, width, height):
+        offsets = offsets_of(pixels, means2d[splats], width, height)
         if absgrad is not None and offsets.requires_grad:
             offsets.register_hook(_adder(absgrad, splats))
         weights, _, through = _weights(offsets, conics[splats], opacities[splats], max_splats_per_pixel)
@@ -74,8 +74,8 @@ def attribute(
     maps = maps.flatten(0, 2)
     sums = {name: torch.zeros_like(opacities) for name in Attribution._fields}
     sums |= {name: opacities.new_zeros(C * N, M) for name in ("weighted", "hits", "covered")}
-    for pixels, splats in _walk(tiles, C, width, height):
-        offsets = _offsets(pixels, means2d[splats], width, height)
+    for pixels, splats in walk(tiles, C, width, height):
+        offsets = offsets_of(pixels, means2d[splats], width, height)
         weights, alphas, _ = _weights(offsets, conics[splats], opacities[splats], max_splats_per_pixel)
         used = (weights > 0).to(maps.dtype)
         sums["weight_sum"][splats] += weights.sum(0)
@@ -107,7 +107,7 @@ def _loss_without(weights, alphas, colors, image):
     return shares - (alphas / (1 - alphas))[..., None] * behind
 
 
-def _walk(tiles, cameras, width, height):
+def walk(tiles, cameras, width, height):
     """Of each tile: flat indices of their pixels in [C,H,W] and of their Gaussians in [C,N]."""
     ys, xs = torch.arange(height), torch.arange(width)
     grid = (ys[:, None] // tiles.tile_height) * tiles.tiles_x + xs // tiles.tile_width
@@ -120,7 +120,7 @@ def _walk(tiles, cameras, width, height):
         yield pixels, tiles.order[tiles.ids[start:end].long()].long()
 
 
-def _offsets(pixels, means2d, width, height):
+def offsets_of(pixels, means2d, width, height):
     """Offsets [p,k,2] px from Gaussians to pixel centres."""
     inside = pixels % (width * height)
     centres = torch.stack([inside % width, inside // width], -1) + 0.5

@@ -1,0 +1,152 @@
+"""All that needs a GPU, in one call: `python kernels/bench gpu [--out folder] [--data folder]`.
+
+check   every Triton kernel against the reference in float64, on random inputs, and against gsplat
+ops     time of each op, forward and backward, against this card's copy bandwidth and multiply-add rate
+step    rasterization and a whole training step beside gsplat's; memory; how often the host waits
+train   fox, bonsai and lego in --data on each rasterizer: PSNR, seconds, steps/s, N
+
+It needs PyTorch, Triton and NumPy; `train` what splatexp needs besides. What is missing is named and
+left out. A part that fails prints why and the others go on. Exit status 0: all that ran is as it should be.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+PARTS = ("check", "ops", "step", "train")
+TRAINING_SECONDS = 400.0  # after so many no other training begins: a call may have a limit
+
+
+def main(words: list[str]) -> int:
+    """Run the parts that are asked for; 1 where one failed."""
+    asked = parsed(words)
+    device, missing = place(asked.interpret)
+    if missing:
+        print(f"gpu: {missing}", file=sys.stderr)
+        return 1
+    import gpu_parts
+
+    report = Report(asked, device)
+    if report.folder:
+        report.folder.mkdir(parents=True, exist_ok=True)
+    for name in ("machine", *asked.only):
+        report.part(name, getattr(gpu_parts, name))
+    failed = f"FAILED: {', '.join(report.failed)}" if report.failed else ""
+    report.say("", failed or "all that ran is as it should be")
+    report.write()
+    return int(bool(failed))
+
+
+def place(interpret: bool) -> tuple[str, str]:
+    """The device that the kernels run on, or why there is none."""
+    if interpret:
+        os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported
+        import numpy
+
+        numpy.seterr(all="ignore")  # in which the interpreter computes
+        return "cpu", ""
+    import torch
+
+    from splatexp_kernels import door
+
+    missing = door.gpu_missing()
+    return ("", missing) if missing else (f"cuda:{torch.cuda.current_device()}", "")
+
+
+def parsed(words: list[str]) -> argparse.Namespace:
+    """The command line."""
+    how = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog="kernels/bench gpu", description=__doc__, formatter_class=how)
+    parser.add_argument("--out", help="folder for gpu.json and gpu.md, written anew after each part")
+    parser.add_argument(
+        "--data", help="folder that holds fox*, bonsai*, lego*; without it nothing is trained"
+    )
+    parser.add_argument("--only", type=_parts, default=PARTS, help=f"some of {','.join(PARTS)}")
+    parser.add_argument("--quick", action="store_true", help="fewer sizes, and 500 steps of training")
+    parser.add_argument(
+        "--interpret",
+        action="store_true",
+        help="no GPU: tiny sizes under Triton's interpreter, to try the rest",
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=TRAINING_SECONDS, help="after which no other training begins (400)"
+    )
+    return parser.parse_args(words)
+
+
+def _parts(text: str) -> tuple[str, ...]:
+    names = tuple(text.split(","))
+    unknown = [name for name in names if name not in PARTS]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"expected some of {', '.join(PARTS)}, got {', '.join(unknown)}")
+    return names
+
+
+class Report:
+    """What the parts find: printed as it comes, and kept for gpu.json and gpu.md."""
+
+    def __init__(self, asked: argparse.Namespace, device: str) -> None:
+        self.asked, self.device = asked, device
+        self.found: dict[str, Any] = {}
+        self.lines: list[str] = []
+        self.failed: list[str] = []
+        self.on_gpu = device != "cpu"
+        self.folder = Path(asked.out) if asked.out else None
+
+    def part(self, name: str, run: Callable[[Report], None]) -> None:
+        """Run one part; what it raises is printed, and the next goes on."""
+        self.say("", f"## {name}", "")
+        start = datetime.now(timezone.utc)
+        with self.guarded(name):
+            run(self)
+        self.say("", f"{name}: {(datetime.now(timezone.utc) - start).total_seconds():.0f} s")
+        self.write()
+
+    @contextmanager
+    def guarded(self, name: str) -> Iterator[None]:
+        """What is raised inside fails the part, and what comes after it goes on."""
+        try:
+            yield
+        except Exception:
+            self.fail(name, traceback.format_exc())
+
+    def fail(self, name: str, why: str) -> None:
+        """Note that a part failed, once, and why."""
+        self.say("```", why.rstrip(), "```")
+        if name not in self.failed:
+            self.failed.append(name)
+
+    def say(self, *lines: str) -> None:
+        """Print lines, and keep them."""
+        print(*lines, sep="\n", flush=True)
+        self.lines += lines
+
+    def table(self, columns: str) -> None:
+        """Begin a table in Markdown, its columns as wide as given between |; rows are shown as they come."""
+        self.widths = [len(name) for name in columns.split("|")]
+        self.row(*(name.strip() for name in columns.split("|")))
+        self.row(*("-" * (width - 1) + "-:"[i > 0] for i, width in enumerate(self.widths)))
+
+    def row(self, *cells: str) -> None:
+        """A row of the table: numbers stand to the right, what is left out at the end is empty."""
+        filled = [*cells, *[""] * (len(self.widths) - len(cells))]
+        sides = "<" + ">" * (len(filled) - 1)
+        padded = (
+            f"{cell:{side}{width}}" for cell, side, width in zip(filled, sides, self.widths, strict=True)
+        )
+        self.say(f"| {' | '.join(padded)} |")
+
+    def write(self) -> None:
+        """Write what is known by now."""
+        if self.folder:
+            (self.folder / "gpu.json").write_text(json.dumps(self.found | {"failed": self.failed}, indent=1))
+            (self.folder / "gpu.md").write_text("\n".join(self.lines) + "\n")

@@ -1,0 +1,1 @@
+"""Pictures made of Gaussians of the plane."""
