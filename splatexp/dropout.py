@@ -6,8 +6,11 @@ import torch
 from torch import Tensor
 
 from splatexp.choices import check_range
+from splatexp.devices import sent
 from splatexp.schedules import STEPS
 from splatexp.seeds import generator
+
+CPU = torch.device("cpu")
 
 
 @dataclass
@@ -32,10 +35,12 @@ class Dropout:
         length = max(1, (self.stop or steps) - self.start)
         return self.rate * min(1.0, max(0.0, (step - self.start) / length))
 
-    def factors(self, step: int, steps: int, count: int, seed: int) -> Tensor | None:
-        """What opacities are multiplied by, [N] on the CPU: 0 or 1 / (1 - share); None where all stay."""
+    def factors(
+        self, step: int, steps: int, count: int, seed: int, device: torch.device = CPU
+    ) -> Tensor | None:
+        """What opacities are multiplied by, [N]: 0 or 1 / (1 - share); None where all stay."""
         share = self.share(step, steps)
         if not share:
             return None
         kept = torch.rand(count, generator=generator("dropout", seed, step)) >= share
-        return kept / (1 - share)
+        return sent(kept, device) / (1 - share)

@@ -51,3 +51,14 @@ class Overwrite:
     values: Tensor
     restart: bool = True
     by: str = ""  # what made it
+
+
+def moved(leaf: Tensor, parents: Tensor, fresh: Tensor, values: Tensor | None = None) -> Tensor:
+    """A leaf of other rows, with its gradient; `values` are those of the fresh ones [F] int64."""
+    new = leaf.detach().index_select(0, parents)
+    if values is not None:
+        new.index_copy_(0, fresh, values)
+    new.requires_grad_(leaf.requires_grad)
+    if leaf.grad is not None:
+        new.grad = leaf.grad.index_select(0, parents).index_fill_(0, fresh, 0.0)
+    return new

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from splatexp.choices import check_choice, check_range
+from splatexp.devices import sent
 
+FAINTEST = -30.0  # logit of an opacity that is as good as 0
 FRUSTUM_MARGIN = 0.3  # a Jacobian is taken at most this share of the half frame outside it, as by `project`
 
 
@@ -43,7 +45,7 @@ def quaternions(rotations: Tensor) -> Tensor:
 
 def samples(means: Tensor, quats: Tensor, scales: Tensor, generator: torch.Generator) -> Tensor:
     """One draw [N,3] from each Gaussian N(mean, Sigma)."""
-    noise = torch.randn(means.shape, generator=generator, dtype=means.dtype).to(means.device)
+    noise = sent(torch.randn(means.shape, generator=generator, dtype=means.dtype), means.device)
     return means + torch.einsum("nij,nj->ni", rotations(quats), noise * scales)
 
 
@@ -119,3 +121,11 @@ def footprint(
     gap = ((0.5 * (xx - yy)).square() + xy.square()).clamp_min(1e-12).sqrt()
     radii = sigmas * (0.5 * (xx + yy) + gap + eps2d).sqrt()
     return torch.where(front, radii.clamp(r_min, r_max), torch.zeros_like(radii))
+
+
+def dimmed(opacity_logits: Tensor, share: Tensor) -> Tensor:
+    """Logits of opacities times a share in [0,1]: finite, exact near 1, the same bits where share is 1."""
+    faint = opacity_logits.sigmoid() * (1 - share)
+    logits = torch.nn.functional.logsigmoid(opacity_logits) + share.log()
+    logits = logits - ((-opacity_logits).sigmoid() + faint).log()
+    return torch.where(share == 1, opacity_logits, logits.clamp_min(FAINTEST))

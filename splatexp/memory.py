@@ -12,11 +12,14 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from splatexp.cgroups import groups, labelled, number, text
 from splatexp.choices import check_range
 from splatexp.limits import PAGE, fence, lift_fence, of_libc, of_process, of_system
+
+if TYPE_CHECKING:
+    import torch
 
 # What training takes beyond its start: least squares over peaks of resident memory (CPU kernels, steps with
 # edits of density control; 50,000 to 800,000 rows, 0.1 to 5 million pixels, SH degrees 0 to 4), 15 % off at
@@ -217,7 +220,7 @@ def pixels_take(width: int, height: int) -> int:
 
 def advice(
     count: int, width: int, height: int, sh_degree: int, *, oom: str = "stop",
-    factor: int = 1, pictures: int = 0, downscale: int = 1,
+    factor: int = 1, pictures: int = 0, downscale: int = 1, device: torch.device | None = None,
 ) -> str:  # fmt: skip
     """One line: what is used and left, and which settings would have taken less, that which helps most first.
 
@@ -227,6 +230,7 @@ def advice(
         pictures: so many the data set keeps in memory.
         downscale: of the data, now; 0: it cannot be set.
         oom: what the run does.
+        device: where it trains; None: on the CPU.
     """
     rows, pixels = rows_take(count, sh_degree), pixels_take(width, height)
     kept = pictures * width * height * factor**2 * KEPT_BYTES
@@ -240,11 +244,11 @@ def advice(
     most = max(saved.values())
     helps = sorted((name for name in saved if saved[name] * 20 >= most), key=lambda name: -saved[name])
     named = ", ".join(f"{name} ({_size(saved[name])} less)" for name in helps)
-    left = available()
+    used, left = _room(device)
     other = ", or oom=shrink" if oom != "shrink" else ""
     kept_too = f", {_size(kept)} for {pictures:,} pictures" if kept else ""
     return (
-        f"{_size(in_use())} in use, {'unknown' if left is None else _size(left)} available; "
+        f"{_size(used)} in use, {'unknown' if left is None else _size(left)} available; "
         f"about {_size(rows)} for {count:,} Gaussians of SH degree {sh_degree}, "
         f"{_size(pixels)} for a step at {width}x{height}{kept_too}; what helps: {named}{other}"
     )
@@ -269,6 +273,13 @@ def shrink(
     if min(width, height) >= LEAST_SIDE:
         ways.append((pixels_take(width, height), FACTOR, 2 * factor))
     return max(ways)[1:] if ways else None
+
+
+def _room(device: torch.device | None) -> tuple[int, int | None]:
+    """Bytes in use and available, of a device or else of this process."""
+    from splatexp.devices import room
+
+    return (device and room(device)) or (in_use(), available())
 
 
 def _numbers(sh_degree: int) -> int:

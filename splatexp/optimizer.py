@@ -40,14 +40,20 @@ class Decay:
     @torch.no_grad()
     def apply(self, name: str, param: Tensor, share: float, rows: Tensor | None) -> None:
         """Take `share`, in (0, 1), from a parameter in place, in the rows [N] bool alone where given."""
-        old = param if rows is None else param[rows]
+        # a device would have to tell how many rows there are: there all are reckoned
+        old = param[rows] if rows is not None and param.is_cpu else param
         if name == "log_scales":
             new = old + math.log1p(-share)
         elif name == "opacity_logits":  # logit of (1 - share) * sigmoid
             new = old + math.log1p(-share) - softplus(old + math.log(share))
         else:
             new = old * (1 - share)
-        param[... if rows is None else rows] = new
+        if rows is None:
+            param.copy_(new)
+        elif param.is_cpu:
+            param[rows] = new
+        else:
+            param.copy_(torch.where(rows.view(-1, *(1 for _ in param.shape[1:])), new, param))
 
 
 @dataclass
@@ -152,7 +158,7 @@ class Adam:
                 rows |= dict.fromkeys(names, now)
                 continue
             past = splats.row_stat(stat)
-            past[now] = 1.0
+            past.masked_fill_(now, 1.0)
             if names[0] in due:
                 rows |= dict.fromkeys(names, past > 0)
                 past.zero_()

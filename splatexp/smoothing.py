@@ -61,13 +61,13 @@ class Smoothing:
         That is the least of depth / focal length over the views that see it; the largest of the others where
         none does, 0 where none sees any.
         """
-        cameras = [view.camera.to(means.device) for view in views]
-        project = torch.cat([camera.Ks @ camera.viewmats[:, :3] for camera in cameras]).to(means.dtype)
+        cameras = [view.camera for view in views]
+        project = torch.cat([camera.Ks @ camera.viewmats[:, :3] for camera in cameras]).to(means)
         focal = torch.cat([torch.stack([c.Ks[:, 0, 0], c.Ks[:, 1, 1]]).amax(0) for c in cameras])
         sizes = [[camera.width, camera.height] for camera in cameras for _ in range(len(camera))]
-        size = torch.tensor(sizes, dtype=means.dtype, device=means.device)
+        size = torch.tensor(sizes).to(means)
         least = [
-            self._least(rows, project, focal.to(means.dtype), size)
+            self._least(rows, project, focal.to(means), size)
             for rows in means.detach().split(max(1, CELLS // len(project)))
         ]
         found = torch.cat(least) if least else means.new_zeros(0)

@@ -6,11 +6,12 @@ Notation: N Gaussians, K = (degree + 1)^2 SH coefficients; row i of every tensor
 import torch
 from torch import Tensor
 
-from splatexp.edit import Edit, Overwrite
+from splatexp.edit import Edit, Overwrite, moved
+from splatexp.geometry import FAINTEST as FAINTEST
+from splatexp.geometry import dimmed
 
 PARAMS = ("means", "quats", "log_scales", "opacity_logits", "sh0", "shN")
 ROWS = ("uid", "born", "generation", "smoothing")
-FAINTEST = -30.0  # logit of an opacity that is as good as 0
 
 
 class Splats:
@@ -51,6 +52,7 @@ class Splats:
         self.born = torch.zeros(count, dtype=torch.int32, device=device)
         self.generation = torch.zeros(count, dtype=torch.int32, device=device)
         self.smoothing = torch.zeros(count, device=device)
+        self._smooths: tuple[Tensor, int, bool] = self.smoothing, self.smoothing._version, False
         self.importance = None
         self.next_uid = count
         self.initial = count  # rows at the start
@@ -96,6 +98,15 @@ class Splats:
         """The degree that `shN` has room for."""
         return int((self.shN.shape[1] + 1) ** 0.5 + 0.5) - 1
 
+    @property
+    def smooths(self) -> bool:
+        """Whether any row is smoothed; looked up where `smoothing` has changed, as a device is waited for."""
+        of, version, found = self._smooths
+        if of is not self.smoothing or version != of._version:
+            found = bool(self.smoothing.any())
+            self._smooths = self.smoothing, self.smoothing._version, found
+        return found
+
     def drawn(self) -> tuple[Tensor, Tensor]:
         """Scales [N,3] and opacities [N] as they are blended, in the graph: smoothed, by their importance.
 
@@ -103,7 +114,7 @@ class Splats:
         s' = sqrt(s^2 + f^2), o' = o prod(s / s').  Source: Yu et al. 2024, "Mip-Splatting", eq. 9.
         """
         scales, opacities = self.scales, self.opacities
-        if self.smoothing.any():
+        if self.smooths:
             wide = torch.hypot(scales, self.smoothing[:, None])
             x, y, z = (scales / wide).unbind(1)
             scales, opacities = wide, opacities * (x * y * z)
@@ -167,15 +178,17 @@ class Splats:
         parents, fresh = edit.parents, edit.fresh.nonzero().squeeze(1)
         for name, leaf in self.params.items():
             place = self.extra if name in self.extra else vars(self)
-            place[name] = _moved(leaf, parents, fresh, edit.values.get(name))
+            place[name] = moved(leaf, parents, fresh, edit.values.get(name))
         if self.importance is not None:
-            self.importance = _moved(self.importance, parents, fresh)
+            self.importance = moved(self.importance, parents, fresh)
         for place in (self.exp_avg, self.exp_avg_sq, self.stats):
             for name in set(place) - set(self.shared):
                 place[name] = place[name].index_select(0, parents).index_fill_(0, fresh, 0.0)
         self.carried = {name: row.index_select(0, parents) for name, row in self.carried.items()}
+        smooths = self.smooths
         for name in ROWS:
             setattr(self, name, getattr(self, name).index_select(0, parents))
+        self._smooths = self.smoothing, self.smoothing._version, smooths and bool(self.smoothing.any())
         self.uid[fresh] = torch.arange(self.next_uid, self.next_uid + len(fresh), device=self.uid.device)
         self.born[fresh] = edit.step
         self.generation[fresh] += 1
@@ -197,32 +210,37 @@ class Splats:
         """Take over what `state_dict` gave, whatever was here before.  Raises: as `of`."""
         vars(self).update(vars(Splats.of(state)))
 
+    def to(self, device: torch.device) -> "Splats":
+        """These rows on a device: themselves where they are there."""
+        return self if self.means.device == device else Splats.of(self.state_dict(), device)
+
     @classmethod
-    def of(cls, state: dict[str, Tensor]) -> "Splats":
-        """Gaussians from what `state_dict` gave.
+    def of(cls, state: dict[str, Tensor], device: torch.device | None = None) -> "Splats":
+        """Gaussians from what `state_dict` gave, on a device; None: where the state is.
 
         Raises: ValueError for a missing name, and for shapes or types that do not fit each other.
         """
         try:
-            return cls._rebuilt(state)
+            return cls._rebuilt(state, device)
         except (RuntimeError, TypeError, IndexError) as error:
             raise ValueError(f"state: {' '.join(str(error).split())}") from error
 
     @classmethod
-    def _rebuilt(cls, state: dict[str, Tensor]) -> "Splats":
-        made = cls({name: state[name] for name in PARAMS if name in state}, float(state.get("extent", 1)))
+    def _rebuilt(cls, state: dict[str, Tensor], device: torch.device | None) -> "Splats":
+        params = {name: state[name].to(device) for name in PARAMS if name in state}
+        made = cls(params, float(state.get("extent", 1)))
         for key, tensor in state.items():
             place, _, name = key.partition(".")
             if place == "extra":
-                made.add_param(name, tensor)
+                made.add_param(name, tensor.to(device))
             elif place == "shared":
-                made.add_shared(name, tensor)
+                made.add_shared(name, tensor.to(device))
             elif place == "carried":
-                made.carried[name] = tensor.clone()
+                made.carried[name] = tensor.to(device, copy=True)
             elif place == "stats":
                 made.row_stat(name)
             elif key == "importance":
-                made.importance = tensor.clone().requires_grad_()
+                made.importance = tensor.to(device, copy=True).requires_grad_()
         for name, leaf in made.leaves().items():
             if f"grad.{name}" in state:
                 leaf.grad = torch.zeros_like(leaf)
@@ -263,25 +281,6 @@ class Splats:
         if edit.restart and edit.name in self.exp_avg:
             self.exp_avg[edit.name].zero_()
             self.exp_avg_sq[edit.name].zero_()
-
-
-def _moved(leaf: Tensor, parents: Tensor, fresh: Tensor, values: Tensor | None = None) -> Tensor:
-    """A leaf of other rows; `values` are those of the fresh ones."""
-    new = leaf.detach().index_select(0, parents)
-    if values is not None:
-        new.index_copy_(0, fresh, values)
-    new.requires_grad_(leaf.requires_grad)
-    if leaf.grad is not None:
-        new.grad = leaf.grad.index_select(0, parents).index_fill_(0, fresh, 0.0)
-    return new
-
-
-def dimmed(opacity_logits: Tensor, share: Tensor) -> Tensor:
-    """Logits of opacities times a share in [0,1]: finite, exact near 1, the same bits where share is 1."""
-    faint = opacity_logits.sigmoid() * (1 - share)
-    logits = torch.nn.functional.logsigmoid(opacity_logits) + share.log()
-    logits = logits - ((-opacity_logits).sigmoid() + faint).log()
-    return torch.where(share == 1, opacity_logits, logits.clamp_min(FAINTEST))
 
 
 def _check(params: dict[str, Tensor]) -> None:

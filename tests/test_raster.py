@@ -131,7 +131,7 @@ def test_knobs_are_held(settings, line):
 @pytest.mark.parametrize("settings", [{}, {"prefilter": True, "tile_size": 8}, {"max_splats_per_pixel": 5}])
 def test_cpu_draws_what_the_reference_draws(settings):
     pytest.importorskip("splatexp_kernels._cpu", exc_type=ImportError, reason="the C++ kernels are not built")
-    camera, grads, renders = tiny.cameras(2), [], []
+    grads, renders, cameras = [], [], []
     for kind in (CPU, Reference):
         splats = tiny.splats(sh_degree=2)
         with (
@@ -139,13 +139,17 @@ def test_cpu_draws_what_the_reference_draws(settings):
         ):  # round Gaussians have no gradient for their quaternion, but its rounding errors
             splats.log_scales += torch.linspace(-0.5, 0.5, 3)
             splats.quats += torch.linspace(-0.4, 0.4, 240).reshape(60, 4).sin()
+        camera = tiny.cameras(2)
+        matrices = camera.viewmats.requires_grad_(), camera.Ks.requires_grad_()
         render = kind(**settings)(splats, camera, sh_degree=2, absgrad=True, depth=True)
         (render.image * torch.linspace(-1, 1, 20)[:, None]).sum().backward()
         renders.append(render)
+        cameras.append([matrix.grad for matrix in matrices])
+        assert all(grad.any() for grad in cameras[-1])
         grads.append([*(param.grad for param in splats.params.values()), render.means2d.grad, render.absgrad])
     for name in ("image", "alpha", "depth", "radii"):  # float32 against float32, and no cut-off is near
         torch.testing.assert_close(getattr(renders[0], name), getattr(renders[1], name), atol=1e-4, rtol=1e-4)
-    for one, other in zip(*grads, strict=True):
+    for one, other in zip(grads[0] + cameras[0], grads[1] + cameras[1], strict=True):
         torch.testing.assert_close(one, other, atol=1e-3 * other.abs().max().item(), rtol=1e-3)
 
 

@@ -69,7 +69,7 @@ def check(
         learned = exercise.compressed(learned, exercise.STEPS / steps, every=1)
     if missing := strategy.wants - raster.offers:
         raise ValueError(
-            f"raster: expected one that gives {', '.join(sorted(missing))}, got {raster.backend}"
+            f"raster: expected one that gives {', '.join(sorted(missing))}, got {raster.name}"
         )
     fit = partial(_fit, strategy, learned, raster, seed)
     watch = _Watch(deepcopy(strategy))

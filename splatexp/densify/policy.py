@@ -102,9 +102,9 @@ class Fade:
         """The new logits."""
         logits, amount = splats.opacity_logits.detach(), self.amount or AMOUNTS[self.kind]
         if self.kind == "odds":
-            logits = logits + torch.tensor(amount).log()
+            logits = logits + torch.tensor(amount).log().item()
         elif self.kind == "clip":
-            logits = logits.clamp_max(torch.tensor(amount).clamp_max(1 - 1e-6).logit())
+            logits = logits.clamp_max(torch.tensor(amount).clamp_max(1 - 1e-6).logit().item())
         else:
             opacities = splats.opacities.detach()
             lower = (opacities - amount).clamp_min(self.floor).logit()

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from splatexp.densify.select import running
 from splatexp.densify.shape import Shape, operator, others, replacing
 from splatexp.densify.transparency import shared
 from splatexp.splats import Edit, Splats
@@ -20,7 +21,7 @@ def relocate(
     Source: Kheradmand et al. 2024, section 3.4. Differs: the moments of the moved rows restart too.
     """
     dead, live = rows.unique(), others(splats, rows)
-    mass = splats.opacities[live].double().cumsum(0)
+    mass = running(splats.opacities[live].double())
     if not len(live) or not mass[-1] > 0:
         return None
     draws = torch.rand(len(dead), generator=generator, dtype=torch.float64).to(mass.device) * mass[-1]

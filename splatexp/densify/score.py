@@ -193,7 +193,7 @@ def lightgs(splats: Splats, step: int) -> Tensor:
     volume = splats.log_scales.detach().sum(1) * (3 / splats.log_scales.shape[1])
     if not len(volume):
         return volume
-    large = volume.kthvalue(max(1, round(0.9 * len(volume)))).values
+    large = volume.sort().values[max(1, round(0.9 * len(volume))) - 1]
     return splats.row_stat("weight.sum") * (0.1 * (volume - large).clamp_max(0)).exp()
 
 

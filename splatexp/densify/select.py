@@ -34,7 +34,7 @@ def _all(scores: Tensor, share: float) -> Tensor:
 def _mass(scores: Tensor, share: float) -> Tensor:
     """The fewest best-scored rows that hold a share of the sum."""
     order = scores.argsort(descending=True, stable=True)
-    total = scores[order].double().clamp_min(0).cumsum(0)
+    total = running(scores[order].double().clamp_min(0))
     before = torch.cat([total.new_zeros(1), total[:-1]])
     mask = torch.zeros_like(scores, dtype=torch.bool)
     mask[order] = before < share * total[-1:]
@@ -62,7 +62,7 @@ def _quantile(scores: Tensor, share: float) -> Tensor:
     seen = scores[scores > 0]
     if not len(seen):
         return scores.new_zeros(())
-    return seen.kthvalue(min(len(seen), int(share * len(seen)) + 1)).values
+    return seen.sort().values[min(len(seen) - 1, int(share * len(seen)))]
 
 
 def select(
@@ -115,6 +115,11 @@ def best(allowed: Tensor, scores: Tensor, uid: Tensor, count: int, low: bool = F
     return rows[order[:count]].sort().values
 
 
+def running(values: Tensor) -> Tensor:
+    """The running sum [M], by the CPU: a device adds its parts as they come, and so not to the same bits."""
+    return values.cpu().cumsum(0).to(values.device)
+
+
 def _draw(how: str, rows: Tensor, scores: Tensor, count: int, random: torch.Generator | None) -> Tensor:
     """Draw from rows in the order of their uid, with a chance that follows the score.
 
@@ -129,7 +134,7 @@ def _draw(how: str, rows: Tensor, scores: Tensor, count: int, random: torch.Gene
         return rows[:0]
     if how == "again":
         places = torch.rand(count, generator=random, dtype=torch.float64).to(weights.device)
-        total = weights.cumsum(0)
+        total = running(weights)
         picks = torch.searchsorted(total, places * total[-1], right=True).clamp_max(len(rows) - 1)
         return rows[picks].sort().values
     clocks = torch.empty(len(rows), dtype=torch.float64).exponential_(generator=random).to(weights.device)

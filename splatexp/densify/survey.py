@@ -6,7 +6,7 @@ to read them: gathering the same along training would cost a pass over the pictu
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from splatexp.choices import check_choice, check_range
 from splatexp.densify.stats import CHANNELS, COUNTS, Sight, add, channel
+from splatexp.devices import sent
 from splatexp.geometry import footprint as footprint_radius
 from splatexp.losses import ERRORS, error_map
 from splatexp.raster import Rasterizer
@@ -38,6 +39,7 @@ class Context:
     sh_degree: int = 0
     scene: Scene | None = None
     raster: Rasterizer | None = None
+    views: Sequence[View] | None = None  # of training, where the rasterizer draws; None: the scene's
 
 
 @dataclass
@@ -75,7 +77,7 @@ class Survey:
         if context.scene is None or context.raster is None:
             raise ValueError(f"densify: {', '.join(sorted(names))} need a scene to look at, got none")
         bases = {name.partition(".")[0] for name in names} - set(COUNTS)
-        views = context.scene.train
+        views = context.scene.train if context.views is None else context.views
         drawn = torch.randperm(len(views), generator=generator("survey", context.seed, step))
         for index in drawn[: self.views or None].sort().values.tolist():
             add(names, self._look(views[index], bases, splats, context))
@@ -89,7 +91,8 @@ class Survey:
         behind = torch.tensor(context.scene.background or (0.0, 0.0, 0.0))
         factor = min(self.factor * context.factor, view.camera.width, view.camera.height)
         target, mask, camera = view.target(factor, behind)
-        render = context.raster(splats, camera, sh_degree=context.sh_degree, background=behind[None])
+        behind = sent(behind, context.raster.device)[None]
+        render = context.raster(splats, camera, sh_degree=context.sh_degree, background=behind)
         names = sorted({name for base in bases for name in CHANNELS[base].maps})
         if mask is not None:  # as in the loss: what is masked out looks perfect
             target = torch.where(mask > 0, target, render.image)
@@ -103,7 +106,7 @@ class Survey:
                 camera.height, method=self.footprint, eps2d=0.0, near=context.raster.near,
             )[0] * factor  # fmt: skip
             footprints = footprints.clamp(self.r_min, self.r_max or float("inf"))
-        return Sight(splats, camera, render, shares.pixels[0] > 0, factor, shares, maps, footprints)
+        return Sight(splats, camera, render, shares.weight_sum[0] > 0, factor, shares, maps, footprints)
 
     def _maps(
         self, names: list[str], image: Tensor, target: Tensor, mask: Tensor | None, backend: str
@@ -140,7 +143,7 @@ def edges(image: Tensor) -> Tensor:
     Args:
         image: [C,H,W,3] in [0,1].
     """
-    grey = (image @ image.new_tensor([0.299, 0.587, 0.114]))[:, None]
+    grey = (image @ sent(torch.tensor([0.299, 0.587, 0.114], dtype=image.dtype), image.device))[:, None]
     kernel = image.new_full((1, 1, 3, 3), -1.0)
     kernel[0, 0, 1, 1] = 8.0
     padded = torch.nn.functional.pad(grey, (1, 1, 1, 1), mode="replicate")

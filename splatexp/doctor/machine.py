@@ -15,11 +15,13 @@ from splatexp.cgroups import processor_share
 from splatexp.doctor import child
 from splatexp.doctor.installed import mend, pip, system_package
 from splatexp.doctor.rows import BROKEN, MISSING, WORKS, Row, size
-from splatexp.doctor.software import imported
+from splatexp.doctor.software import failed, imported
+from splatexp.doctor.training import AGREES
 
 MEMORY_ENOUGH = 3 * 2**28  # bytes; the default run takes 450 MiB, and stops where less than 256 MiB are left
 DISK_ENOUGH = 2**28  # bytes; the default run writes 40 MiB, a large scene many times that
 TOOLKIT = "/usr/local/cuda"
+AGREES_FAST = 1e-2  # of the largest value, for kernels that were compiled with --use_fast_math
 DEVICES = ("/proc/driver/nvidia/version", "/dev/nvidia0", "/dev/dxg")  # Linux, a container, WSL
 
 
@@ -155,12 +157,12 @@ def nvcc(seconds: float) -> list[Row]:
 
 
 def triton(seconds: float) -> list[Row]:
-    """Triton, which comes with torch for CUDA."""
-    row, worked = imported("triton", seconds)
-    if worked:
-        row.detail += "; of use with a GPU only"
-    else:
+    """Triton, which comes with torch for CUDA, and whether our kernels in it are right."""
+    row, facts = imported("triton", seconds)
+    if not facts:
         row.reason += "; it comes with torch for CUDA, and is of use with a GPU only"
+    else:
+        _drawn(row, facts, AGREES)
     return [row]
 
 
@@ -170,10 +172,11 @@ def gsplat(seconds: float) -> list[Row]:
     facts: dict[str, Any] = answer.facts
     row.detail = facts.get("version", "")
     if answer.failure:
-        row.state, row.reason = BROKEN, f"its import failed: {answer.failure}"
+        row.state, row.reason = BROKEN, f"{failed(facts)}: {answer.failure}"
         row.remedy = mend("gsplat", answer.failure)
     elif facts["compiled"]:
         row.detail += f", CUDA extension {facts['compiled']}"
+        _drawn(row, facts, AGREES_FAST)
     else:
         row.state, row.reason = (
             MISSING,
@@ -181,6 +184,18 @@ def gsplat(seconds: float) -> list[Row]:
         )
         row.remedy = 'python -c "from gsplat.cuda._backend import _C"   # with a GPU and nvcc; minutes'
     return [row]
+
+
+def _drawn(row: Row, facts: Mapping[str, Any], most: float) -> None:
+    """Whether `raster=<row>` can draw here, and as the reference does."""
+    if facts["missing"]:
+        row.reason = f"raster={row.name} cannot run here: {facts['missing']}"
+    elif facts["difference"] <= most:
+        row.detail += f"; raster={row.name} agrees with the reference to {facts['difference']:.0e}"
+    else:
+        row.state, row.remedy = BROKEN, "python -m splatexp raster=cpu   # until it is mended"
+        row.reason = f"raster={row.name} differs from the reference by {facts['difference']:.1e}"
+        row.reason += " of the largest value"
 
 
 def _cuda_of_torch() -> str:

@@ -10,7 +10,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from importlib import util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,9 +32,10 @@ def raster(say: Say) -> None:
     """A step, forward and backward, by the reference kernels and the CPU kernels: times, differences."""
     import torch
 
-    from splatexp.raster import CPU, Reference
+    from splatexp.raster import CPU, Auto, Reference
 
     torch.set_num_threads(1)  # as a run has it
+    say(auto=Auto().chosen().why)
     scene = _scene(60, 32)
     began = time.perf_counter()
     expected = _step(Reference(), *scene)
@@ -70,30 +70,37 @@ def gpu(say: Say) -> None:
 
 
 def triton(say: Say) -> None:
-    """Triton."""
+    """Triton, and our kernels in it where there is a GPU for them."""
     import triton  # type: ignore[import-not-found]
 
     say(version=triton.__version__)
+    from splatexp.raster import Triton
+
+    _against_the_reference(say, Triton())
 
 
 def gsplat(say: Say) -> None:
-    """gsplat; its CUDA extension is loaded if it came with the wheel, and looked for if it was compiled here.
-
-    It is not asked for otherwise: gsplat would begin to compile.
-    """
+    """gsplat, and where there is a GPU its CUDA extension, if that is compiled: this would take minutes."""
     import gsplat
-    from torch.utils.cpp_extension import get_default_build_root
 
     say(version=gsplat.__version__)
-    root = Path(get_default_build_root())
-    compiled = sorted(
-        [*root.glob("gsplat_cuda/gsplat_cuda*.so"), *root.glob("*/gsplat_cuda/gsplat_cuda*.so")]
-    )
-    say(compiled=str(compiled[0]) if compiled else "")
-    if util.find_spec("gsplat.csrc") is not None:
-        import gsplat.csrc  # type: ignore[import-not-found]
+    from splatexp.raster import Gsplat
+    from splatexp.raster.extension import compiled
 
-        say(compiled=gsplat.csrc.__file__)
+    say(compiled=compiled())
+    _against_the_reference(say, Gsplat())
+
+
+def _against_the_reference(say: Say, raster: Rasterizer) -> None:
+    """A small step by a rasterizer for a GPU: how far it is from the reference, or why it cannot run here."""
+    from splatexp.raster import Reference
+
+    reason = raster.missing(build=False)
+    say(missing=reason)
+    if not reason:
+        raster.require()
+        expected, found = _step(Reference(), *_scene(60, 32)), _step(raster, *_scene(60, 32))
+        say(difference=max(_distance(a, b) for a, b in zip(found, expected, strict=True)))
 
 
 def wandb(say: Say) -> None:
@@ -167,12 +174,14 @@ def _step(raster: Rasterizer, splats: Splats, camera: Camera) -> list[Tensor]:
 
     from splatexp.losses import Loss
 
+    splats, camera = splats.to(raster.device), camera.to(raster.device)
     for param in splats.params.values():
         param.grad = None
     image = raster(splats, camera, sh_degree=1).image
     loss: Any = sum(Loss()(image, torch.full_like(image, 0.5), backend=raster.backend).values())
     loss.backward()
-    return [image.detach(), *(param.grad for param in splats.params.values() if param.grad is not None)]
+    grads = [param.grad for param in splats.params.values() if param.grad is not None]
+    return [tensor.detach().cpu() for tensor in (image, *grads)]
 
 
 def _distance(found: Tensor, expected: Tensor) -> float:

@@ -7,9 +7,10 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import splatexp
 from splatexp.doctor import child
@@ -144,17 +145,22 @@ def lpips(folder: str, seconds: float) -> list[Row]:
     return [row]
 
 
-def imported(name: str, seconds: float) -> tuple[Row, bool]:
-    """The row of a package that was imported in a process of its own; whether that worked."""
+def imported(name: str, seconds: float) -> tuple[Row, dict[str, Any]]:
+    """The row of a package that was imported in a process of its own; its facts, {} where that failed."""
     row, installed = Row(name=name, state=WORKS, detail=version(name) or ""), version(name)
     answer = child.probe(name, seconds)
     row.detail = answer.facts.get("version", row.detail)
     if answer.failure:
         missing = not installed and "ModuleNotFoundError" in answer.failure
         row.state = MISSING if missing else BROKEN
-        row.reason = "not installed" if missing else f"its import failed: {answer.failure}"
+        row.reason = "not installed" if missing else f"{failed(answer.facts)}: {answer.failure}"
         row.remedy = mend(name, answer.failure)
-    return row, not answer.failure
+    return row, {} if answer.failure else answer.facts
+
+
+def failed(facts: Mapping[str, Any]) -> str:
+    """What of a package did not go well, by what its probe had found till then."""
+    return "it failed" if "version" in facts else "its import failed"
 
 
 def _asked(wanted: Iterable[str], extra: str) -> list[tuple[str, str]]:

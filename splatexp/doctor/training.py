@@ -15,9 +15,17 @@ RUN += " data.cache=false evaluate.turntable_frames=2 tracker=[csv] evaluate.lpi
 
 
 def rasters(seconds: float) -> list[Row]:
-    """The CPU kernels, held against the reference; and the reference by itself."""
+    """The CPU kernels, held against the reference; the reference by itself; and what a run would take."""
     answer = child.probe("raster", seconds)
-    return [_kernels(answer), _reference(answer)]
+    return [_kernels(answer), _reference(answer), _auto(answer)]
+
+
+def _auto(answer: child.Answer) -> Row:
+    row = Row(name="raster=auto", state=WORKS)
+    row.detail = str(answer.facts.get("auto", "")).replace("raster=auto:", "takes")
+    if not row.detail:
+        row.state, row.reason, row.remedy = BROKEN, answer.failure, mend("torch", answer.failure)
+    return row
 
 
 def _kernels(answer: child.Answer) -> Row:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from splatexp.choices import check_range
+from splatexp.devices import sent
 from splatexp.importance.learned import Learned, learn
 from splatexp.schedules import STEPS
 from splatexp.seeds import generator
@@ -61,7 +62,7 @@ class Mask(Learned):
         random = generator("importance", seed, step)
         noise = torch.rand(len(splats), generator=random).clamp(1e-6, 1 - 1e-6).logit()
         logits = splats.extra["importance_logits"].detach()
-        soft = (logits + noise.to(logits.device)) / self.temperature
+        soft = (logits + sent(noise, logits.device)) / self.temperature
         splats.carried["importance_soft"] = soft.sigmoid()
         splats.importance.copy_(soft > 0)  # type: ignore[union-attr]
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from splatexp.choices import check_range
+from splatexp.devices import sent
 from splatexp.importance.learned import Learned, learn
 from splatexp.seeds import generator
 from splatexp.splats import Splats
@@ -72,12 +73,18 @@ class MLP(Learned):
         count = len(grad)
         if 0 < self.sample < count:
             rows = torch.randint(count, (self.sample,), generator=generator("importance", seed, step))
-            rows = rows.to(grad.device)
+            rows = sent(rows, grad.device)
             known, grad = known[:, rows], grad[rows] * (count / self.sample)
         layers = [splats.shared[name] for name in LAYERS]
         with torch.enable_grad():
             grads = torch.autograd.grad(judge(known, layers), layers, grad)
-        shrink = min(1.0, self.clip / max(1e-30, math.hypot(*(float(g.norm()) for g in grads))))
+        norms = [g.norm() for g in grads]
+        shrink: float | Tensor
+        if grad.is_cpu:
+            shrink = min(1.0, self.clip / max(1e-30, math.hypot(*map(float, norms))))
+        else:  # a device is not asked for it
+            length = torch.stack(norms).double().norm().clamp_min(1e-30)
+            shrink = (self.clip / length).clamp_max(1.0).float()
         rate = self._rate(step, steps)
         for name, leaf, g in zip(LAYERS, layers, grads, strict=True):
             if "weight" in name:

@@ -1,13 +1,13 @@
 """SSIM in Triton (kernels/README.md, "On the GPU").
 
-A program walks down a strip of the image, a thread per column and channel. For each row it sums the window's 11
-columns, whose loads are coalesced and come from the first-level cache; down the rows every sum is carried along:
-10 outputs that lie below have each had their share of it. So every array goes through memory once, nothing is
-exchanged between threads, and an output's sum has the same order wherever strips begin.
+A program walks down a strip of the image, a thread per column and channel. For each row it sums the window's
+11 columns, whose loads are coalesced and come from the first-level cache; down the rows every sum is carried
+along: 10 outputs that lie below have each had their share of it. So every array goes through memory once,
+nothing is exchanged between threads, and an output's sum has the same order wherever strips begin.
 Products with band matrices, on the matrix units, take 2 to 4 times the instructions: of 32 taps 21 are zeros.
 
-Pixel values are shifted by 1/2: that leaves variances as they are, and E[x^2] - E[x]^2 then loses a quarter as
-much where an image is flat.
+Pixel values are shifted by 1/2: that leaves variances as they are, and E[x^2] - E[x]^2 then loses a quarter
+as much where an image is flat.
 """
 
 import torch
@@ -23,7 +23,8 @@ COLUMNS = 128  # columns times channels of a strip: one to a thread, for the car
 WARPS = 4
 PROGRAMS = 1024  # a strip is short where an image has too few of them to fill a GPU
 STRIP = 8, 64  # rows of a strip at least and at most: 10 more are read for each
-_TAPS = torch.exp(-0.5 * (torch.arange(-reference.RADIUS, reference.RADIUS + 1).double() / reference.SIGMA) ** 2)
+_OFFSETS = torch.arange(-reference.RADIUS, reference.RADIUS + 1, dtype=torch.float64)
+_TAPS = torch.exp(-0.5 * (_OFFSETS / reference.SIGMA) ** 2)
 TAPS = tl.constexpr(tuple((_TAPS / _TAPS.sum()).tolist()))
 RADIUS, WINDOW = tl.constexpr(reference.RADIUS), tl.constexpr(2 * reference.RADIUS + 1)
 C1, C2 = tl.constexpr(reference.C1), tl.constexpr(reference.C2)
@@ -65,7 +66,7 @@ def _launch(kernel, image, *tensors, **switches) -> None:
 
 @triton.jit
 def _place(H, W, rows, D: tl.constexpr, COLUMNS: tl.constexpr):
-    """This program's place: offset (64 bit) of its image, its columns, how many there are, its first row (64 bit)."""
+    """Offset (64 bit) of the program's image, its columns, how many there are, its first row (64 bit)."""
     across, down = tl.cdiv(W * D, COLUMNS), tl.cdiv(H, rows)
     strip = tl.program_id(0)
     image = (strip // (across * down)).to(tl.int64) * H * W * D
