@@ -28,6 +28,8 @@ HELP = """splatexp {version}: Gaussian splatting, trained, measured and compared
   python -m splatexp.evaluate run=<folder>                      measure a finished run again
   python -m splatexp.render run=<folder>                        draw it again
   python -m splatexp.resume run=<folder>                        go on with an interrupted one
+  python -m splatexp viewer=true                                watch it in the browser while it trains
+  python -m splatexp.view run=<folder>                          look at a run, finished or not, in the browser
 
 Choices, and an example of each
 {groups}
@@ -136,9 +138,10 @@ def _dispatch(args: Namespace, parser: ArgumentParser) -> int:
 
 def _run(app: Any, name: str, words: list[str]) -> None:
     """Run one job. Every setting is checked before there is a folder."""
+    from splatexp import distributed
     from splatexp.job import job
 
-    build(app.config_loader.job(name, words))
+    run = build(app.config_loader.job(name, words))
     refused: list[Refused] = []
 
     def once(cfg: DictConfig) -> Any:
@@ -148,7 +151,8 @@ def _run(app: Any, name: str, words: list[str]) -> None:
             refused.append(error)
             return None
 
-    app.run(name, once, [*words, "hydra.mode=RUN"])
+    with distributed.aside(run) as further:
+        app.run(name, once, [*words, *further, "hydra.mode=RUN"])
     if refused:
         raise refused[0]
 

@@ -68,7 +68,8 @@ class Camera:
         return Camera(self.viewmats.to(device), self.Ks.to(device), self.width, self.height)
 
     def _scaled(self, x: float, y: float, width: int, height: int) -> Camera:
-        return Camera(self.viewmats, self.Ks * self.Ks.new_tensor([[x], [y], [1.0]]), width, height)
+        across, down, last = self.Ks.unbind(1)
+        return Camera(self.viewmats, torch.stack([across * x, down * y, last], 1), width, height)
 
 
 def look_at(eyes: Tensor, target: Tensor, up: Tensor) -> Tensor:
@@ -95,3 +96,24 @@ def focus(cameras: Sequence[Camera]) -> Tensor:
             return point.to(cameras[0].viewmats.dtype)
     ahead = centers.mean(0) + forwards.mean(0) * (spread or 1.0)
     return ahead.to(cameras[0].viewmats.dtype)
+
+
+def through_intrinsics(viewmats: Tensor, Ks: Tensor) -> Tensor:
+    """The same matrices [C,4,4], to the bit, through which a projection's gradient reaches `Ks` as well.
+
+    Projecting with [M R, M t] and the constant K0 is projecting with K where K0 M = K; M = K0^-1 K is the
+    identity, as K0 is K's value, but has a gradient. It is exact for means and covariances, also where the
+    Jacobian's direction is clamped at the frame's margin, since the clamp bounds K0 M x as it bounds K x.
+    Depths do not depend on K. Skew is none of the kernels' business and gets no gradient.
+
+    Args:
+        viewmats: [C,4,4] world -> camera; for projection alone, `centers` are those of the true ones.
+        Ks: [C,3,3] px. Where it has no gradient, `viewmats` is returned as it is.
+    """
+    if not Ks.requires_grad:
+        return viewmats
+    K0 = Ks.detach()
+    fx, fy = Ks[:, 0, 0] / K0[:, 0, 0], Ks[:, 1, 1] / K0[:, 1, 1]
+    cx, cy = (Ks[:, 0, 2] - K0[:, 0, 2]) / K0[:, 0, 0], (Ks[:, 1, 2] - K0[:, 1, 2]) / K0[:, 1, 1]
+    x, y, z, last = viewmats.unbind(1)
+    return torch.stack([fx[:, None] * x + cx[:, None] * z, fy[:, None] * y + cy[:, None] * z, z, last], 1)

@@ -158,6 +158,8 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
     try:
         cfg = OmegaConf.merge(OmegaConf.structured(schema(Run)), OmegaConf.load(path))
         assert isinstance(cfg, DictConfig)
+        if OmegaConf.is_missing(cfg, "camera"):  # a run from before cameras could learn
+            cfg.camera = OmegaConf.structured(schema(options()["camera"]["fixed"]))
         check(cfg, lambda: loader().known)
         return build(cfg)
     except Refused as error:

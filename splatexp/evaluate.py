@@ -1,7 +1,7 @@
 """Held-out views: numbers per view and their means, pictures, and the result file.
 
     python -m splatexp.evaluate run=<folder> [lpips_weights=<folder>] [renders=true|false]
-        [turntable=true|false] [turntable_frames=120] [turntable_fps=30]
+        [turntable=true|false] [turntable_frames=120] [turntable_fps=30] [align=true|false] [align_steps=60]
 
 measures a finished run again and replaces its metrics.json; its times and overrides stay what they were.
 """
@@ -12,7 +12,7 @@ import json
 import math
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from splatexp.atomic import write_text
 from splatexp.choices import check_range
+from splatexp.summary import summary
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,10 +30,10 @@ if TYPE_CHECKING:
     from splatexp.raster import Rasterizer
     from splatexp.splats import Splats
 
-FILES = ("metrics.json", "metrics.csv", "point_cloud.ply", "point_cloud.splat", "turntable.mp4", "renders")
 # from evaluation to evaluation
-CARRIED = ("train_seconds", "wall_seconds", "peak_memory_bytes", "overrides", "run")
-ORIGIN = ("command", "code_sha256", "git", "packages", "hardware")
+CARRIED = ("train_seconds", "wall_seconds", "peak_memory_bytes", "peak_device_bytes", "overrides")
+CARRIED += ("run",)
+ORIGIN = ("command", "code_sha256", "git", "packages", "hardware", "raster")
 
 
 @dataclass
@@ -45,11 +46,16 @@ class Evaluate:
     turntable: bool = True  # turntable.mp4
     turntable_frames: int = 120
     turntable_fps: int = 30
+    align: bool = False  # also score held-out views whose poses were fitted; learned cameras always do
+    align_steps: int = 60  # a view
+    pictures: int = 0  # steps between sheets of training views, pictures/step_<steps>.png; 0: none
 
     def __post_init__(self) -> None:
         check_range("evaluate.every", self.every, 0)
         check_range("evaluate.turntable_frames", self.turntable_frames, 1)
         check_range("evaluate.turntable_fps", self.turntable_fps, 1)
+        check_range("evaluate.align_steps", self.align_steps, 1)
+        check_range("evaluate.pictures", self.pictures, 0)
 
 
 def evaluate(
@@ -74,6 +80,7 @@ def assess(
     train_seconds: float | None = None,
     wall_seconds: float | None = None,
     peak_memory_bytes: int | None = None,
+    peak_device_bytes: int | None = None,
     data: Any = None,
     overrides: Sequence[str] = (),
     run: Mapping[str, Any] | None = None,
@@ -84,6 +91,7 @@ def assess(
         train_seconds: of training alone: no evaluation, I/O or compilation.
         wall_seconds: of everything up to this call; what passes in here is added.
         peak_memory_bytes: of loading and training.
+        peak_device_bytes: of a device's memory; None: on the CPU, and left out.
         data: the loader (a dataclass); its split and downscale go into the protocol id.
         overrides: what was set on the command line.
         run: its `id`, the steps at which it was `resumed`, and what was `shrunk` for want of memory.
@@ -92,38 +100,42 @@ def assess(
     says why), `num_gaussians`, times, sizes (of point_cloud.* in `folder`), hashes, `protocol`, `per_view`.
     """
     from splatexp.metrics import DEFINITIONS, metric_set, protocol_of
+    from splatexp.poses.heldout import ALIGNED, pose_report
     from splatexp.provenance import provenance
     from splatexp.render import save_view
 
     began = time.perf_counter()
     folder, settings = Path(folder), settings or Evaluate()
-    loader: dict[str, Any] = {} if data is None else asdict(data)
     metrics, left_out = metric_set(settings.lpips_weights)
-    rows = measure(splats, raster, scene, metrics, partial(save_view, folder) if settings.renders else None)
+    draw = partial(save_view, folder) if settings.renders else None
+    rows = measure(splats, raster, scene, metrics, draw, aligning(scene, settings))
     if settings.turntable:
         left_out |= _film(folder / "turntable.mp4", splats, raster, scene, settings)
     return {
-        **means(rows, metrics, left_out),
+        **means(rows, names_of(metrics, rows), left_out),
+        **pose_report(scene),
         "num_gaussians": len(splats),
         "train_seconds": train_seconds,
         "wall_seconds": None if wall_seconds is None else wall_seconds + time.perf_counter() - began,
         "peak_memory_bytes": peak_memory_bytes,
+        **({} if peak_device_bytes is None else {"peak_device_bytes": peak_device_bytes}),
         "bytes_on_disk": {path.name: path.stat().st_size for path in sorted(folder.glob("point_cloud.*"))},
         "protocol": protocol_of(scene, data),
         "left_out": left_out,
-        "scene": {
-            "name": scene.name,
-            "train_views": len(scene.train),
-            "test_views": len(scene.test),
-            "data_sha256": scene.fingerprint,
-        },
-        "data": loader,
+        "scene": _about(scene),
+        "data": {} if data is None else asdict(data),
         "overrides": list(overrides),
+        "raster": type(raster).__name__.lower(),
         "run": dict(run or {}),
         **provenance(),
-        "definitions": DEFINITIONS,
+        "definitions": DEFINITIONS | (ALIGNED if aligning(scene, settings) else {}),
         "per_view": rows,
     }
+
+
+def _about(scene: Scene) -> dict[str, Any]:
+    counts = {"train_views": len(scene.train), "test_views": len(scene.test)}
+    return {"name": scene.name, **counts, "data_sha256": scene.fingerprint}
 
 
 def _film(path: Path, splats: Splats, raster: Rasterizer, scene: Scene, settings: Evaluate) -> dict[str, str]:
@@ -144,29 +156,53 @@ def measure(
     scene: Scene,
     metrics: Mapping[str, Metric],
     draw: Callable[[View, Tensor, dict[str, Any]], None] | None = None,
+    align: int = 0,
 ) -> list[dict[str, Any]]:
     """One row for every held-out view: name, size, the hash of the truth, and every metric.
 
+    align: also every metric with the camera carried over to the learned ones, `<name>_carried`, and once its
+    pose has been fitted in so many steps, `<name>_aligned`; 0: neither.
+
     A metric that has no finite value for a view (small picture, empty mask, render of NaN) is None there.
-    draw: called with the view, its render [1,H,W,3] clamped to [0,1], and its row.
+    draw: called with the view, its render [1,H,W,3] clamped to [0,1], and its row; with learned cameras the
+    render is that of the fitted pose.
     """
+    from splatexp.poses.heldout import aligned, carried
     from splatexp.render import draw as render
 
-    rows = []
-    for view in scene.test:
-        target, mask, camera = view.target()
+    rows, starts = [], carried(scene) if align else []
+    for index, view in enumerate(scene.test):
+        target, mask, camera = view.to(raster.device).target()
         image = render(splats, raster, scene, camera)
         row: dict[str, Any] = {"view": view.name, "width": camera.width, "height": camera.height}
         row |= {"masked": mask is not None, "truth_sha256": view.sha256}
         row |= {name: _value(metric, image, target, mask) for name, metric in metrics.items()}
+        if align:
+            found = aligned(splats, raster, scene, view, starts[index], align)
+            for how, at in (("carried", starts[index]), ("aligned", found)):
+                fitted = render(splats, raster, scene, at)
+                row |= {f"{name}_{how}": _value(m, fitted, target, mask) for name, m in metrics.items()}
         rows.append(row)
+        if draw is not None and scene.given is not None:  # as given it looks where the scene no longer is
+            image, row = fitted, row | {name: row[f"{name}_aligned"] for name in metrics}
         if draw is not None:
-            draw(view, image, row)
+            draw(view, image.cpu(), row)
     return rows
 
 
+def aligning(scene: Scene, settings: Evaluate) -> int:
+    """Steps in which the poses of held-out views are fitted; 0 where they are only taken as they are."""
+    return settings.align_steps if settings.align or scene.given is not None else 0
+
+
+def names_of(metrics: Iterable[str], rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The metrics that rows have, also `_carried` and `_aligned` ones."""
+    fitted = [f"{name}_{how}" for how in ("carried", "aligned") for name in metrics]
+    return [*metrics, *(name for name in fitted if rows and name in rows[0])]
+
+
 def means(
-    rows: Sequence[Mapping[str, Any]], metrics: Mapping[str, Metric], left_out: dict[str, str]
+    rows: Sequence[Mapping[str, Any]], metrics: Iterable[str], left_out: dict[str, str]
 ) -> dict[str, float | None]:
     """The mean of every metric over all views; None where one has no value, and `left_out` says why."""
     result: dict[str, float | None] = {}
@@ -195,51 +231,6 @@ def read_result(folder: str | Path) -> dict[str, Any]:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path}: not a readable result file ({error})") from error
-
-
-def summary(result: Mapping[str, Any], folder: str | Path, console: Any = None) -> None:
-    """Print one table: the means, what they cost, and where every file lies."""
-    from rich.console import Console
-    from rich.table import Table
-
-    folder = Path(folder)
-    scene = result["scene"]
-    title = f"{scene['name']}: {scene['test_views']} held-out views"
-    table = Table(title=title, title_justify="left", show_header=False)
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
-    for row in _table_rows(result, folder):
-        table.add_row(*row)
-    (console or Console()).print(table)
-
-
-def _table_rows(result: Mapping[str, Any], folder: Path) -> list[tuple[str, str]]:
-    numbers = [("psnr", "{:.2f} dB"), ("psnr_u8", "{:.2f} dB"), ("ssim", "{:.4f}")]
-    numbers += [(name, "{:.4f}") for name in result if name.startswith("lpips")]
-    rows = [(name, form.format(result[name])) for name, form in numbers if result.get(name) is not None]
-    reasons: dict[str, list[str]] = {}
-    for name, reason in result["left_out"].items():
-        reasons.setdefault(reason, []).append(name)
-    rows += [(", ".join(names), f"left out: {reason}") for reason, names in reasons.items()]
-    rows.append(("Gaussians", f"{result['num_gaussians']:,}"))
-    for name, label in (("train_seconds", "training"), ("wall_seconds", "everything")):
-        if result.get(name) is not None:
-            rows.append((label, f"{result[name]:.1f} s"))
-    if result.get("peak_memory_bytes"):
-        rows.append(("peak memory", _size(result["peak_memory_bytes"])))
-    rows.append(("protocol", result["protocol"]))
-    rows.append(("folder", str(folder.resolve())))
-    for name in FILES:
-        path = folder / name
-        if path.is_file():
-            rows.append(("", f"{name}  {_size(path.stat().st_size)}"))
-        elif path.is_dir():
-            rows.append(("", f"{name}/  {len(list(path.glob('*.png')))} pictures: truth | render | error"))
-    return rows
-
-
-def _size(count: int) -> str:
-    return f"{count / 2**20:,.1f} MiB" if count >= 2**20 else f"{count / 2**10:,.1f} KiB"
 
 
 def _value(metric: Metric, image: Tensor, target: Tensor, mask: Tensor | None) -> float | None:
@@ -276,7 +267,7 @@ def main() -> None:
     from splatexp.finished import command
 
     known = {"run": str} | {setting.name: type(setting.default) for setting in fields(Evaluate)}
-    del known["every"]
+    del known["every"], known["pictures"]
     command(__doc__ or "", known, lambda run, **changes: summary(again(run, **changes), run))
 
 

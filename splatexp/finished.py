@@ -25,16 +25,22 @@ def open_run(folder: str | Path) -> tuple[Run, Scene, Splats]:
     """
     from splatexp.config import load_run
     from splatexp.export import load_ply
+    from splatexp.poses.files import load_cameras
     from splatexp.splats import Splats
 
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"run: expected the folder of a run, got {folder} (no such folder)")
     run = load_run(folder)
+    run.raster = run.raster.alone()
     run.settle()
+    if run.raster.why:
+        print(run.raster.why, file=sys.stderr)
     params = load_ply(folder / "point_cloud.ply")
     scene = run.data.load()
-    return run, scene, Splats(params, scene.extent)
+    if run.camera.learns:
+        scene = scene.moved(load_cameras(folder, scene))
+    return run, scene, Splats(params, scene.extent).to(run.raster.device)
 
 
 def arguments(words: Sequence[str], known: Mapping[str, type]) -> dict[str, Any]:

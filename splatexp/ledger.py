@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from splatexp.run import Run
 
 CARD = "job.json"  # in a job's folder: which job it is, and how it went
+SILENT = {"force", "ledger", "viewer"}  # a sweep through these is a sweep through nothing
 TIMED = {"train_seconds", "wall_seconds", "peak_memory_bytes"}  # objectives that threads have a say in
 PAUSE = 0.2  # seconds between two looks at a job that another process has
 TRIES = 100  # to open a file in a folder that others may remove
@@ -39,7 +40,7 @@ def job_id(run: Run, varied: Collection[str] = ()) -> str:
     from splatexp.state import settings
 
     config = settings(run)
-    told = {key.lstrip("+~").partition(".")[0] for key in varied} & set(UNHEARD) - {"force", "ledger"}
+    told = {key.lstrip("+~").partition(".")[0] for key in varied} & set(UNHEARD) - SILENT
     extra = {
         "evaluate": config["evaluate"] | {"lpips_weights": ""},
         "resume": run.resume if run.resume != "auto" else "",

@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from splatexp.explain import explain
-from splatexp.options import keys_of, known_keys, options
+from splatexp.options import keys_of, known_keys, options, switched
 from splatexp.schema import (
     FOLLOWS,
     STAYS,
@@ -45,6 +45,7 @@ class Loader(ConfigLoaderImpl):
         validate_sweep_overrides: bool = True,
     ) -> DictConfig:
         """Compose, check and settle.  Raises: Refused."""
+        overrides = [switched(word) for word in overrides]
         try:
             said = OverridesParser.create().parse_overrides(overrides)
             said = [word for word in said if not word.is_sweep_override()]

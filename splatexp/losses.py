@@ -11,19 +11,21 @@ from splatexp_kernels.ssim import ssim
 
 @dataclass
 class Loss:
-    """l1 * L1 + ssim * (1 - SSIM), the mean over pixels and channels.
+    """l1 * L1 + ssim * (1 - SSIM) + l2 * MSE, the mean over pixels and channels.
 
     Source: Kerbl et al. 2023, eq. 7.
     """
 
     l1: float = 0.8
     ssim: float = 0.2
+    l2: float = 0.0
 
     def __post_init__(self) -> None:
         check_range("loss.l1", self.l1, 0)
         check_range("loss.ssim", self.ssim, 0)
-        if not self.l1 + self.ssim:
-            raise ValueError("loss.l1, loss.ssim: expected at least one above 0, got 0 for both")
+        check_range("loss.l2", self.l2, 0)
+        if not self.l1 + self.ssim + self.l2:
+            raise ValueError("loss.l1, loss.ssim, loss.l2: expected at least one above 0, got 0 for all")
 
     def __call__(
         self, image: Tensor, target: Tensor, mask: Tensor | None = None, *, backend: str
@@ -36,13 +38,18 @@ class Loss:
         """
         if mask is not None:
             image = torch.where(mask > 0, image, target)
-        share = 1.0 if mask is None else float(mask.mean())
-        terms = {}
+        terms, l1 = {}, self.l1
+        if mask is not None:
+            share = mask.mean().double().clamp_min(1e-8)  # a tensor: nothing waits for a device
+            l1, share = (self.l1 / share).float(), share.float()
         if self.l1:
-            terms["l1"] = (image - target).abs().mean() * (self.l1 / max(share, 1e-8))
+            terms["l1"] = (image - target).abs().mean() * l1
+        if self.l2:
+            squares = (image - target).square().mean() * self.l2
+            terms["l2"] = squares if mask is None else squares / share
         if self.ssim:
             likeness = ssim(image, target, backend=backend)
-            lost = 1 - likeness.mean() if mask is None else ((1 - likeness) * mask).mean() / max(share, 1e-8)
+            lost = 1 - likeness.mean() if mask is None else ((1 - likeness) * mask).mean() / share
             terms["ssim"] = lost * self.ssim
         return terms
 

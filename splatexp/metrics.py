@@ -223,6 +223,7 @@ def _lpips_metric(model, normalize: bool) -> Metric:
         from lpips import normalize_tensor
 
         size = tuple(image.shape[1:3])
+        model.to(image.device)
         if min(size) < LPIPS_MIN_SIZE:
             raise ValueError(f"image: expected at least {LPIPS_MIN_SIZE} px a side, got {size}")
         sides = [side.permute(0, 3, 1, 2).float() for side in _filled(image, target, mask)]
@@ -230,7 +231,7 @@ def _lpips_metric(model, normalize: bool) -> Metric:
         weight = sides[0].new_ones(len(image), 1, *size)
         if mask is not None:
             weight = (mask > 0.5).permute(0, 3, 1, 2).float()
-        total = torch.zeros(len(image))
+        total = torch.zeros(len(image), device=image.device)
         with torch.no_grad():
             for head, a, b in zip(model.lins, model.net(sides[0]), model.net(sides[1]), strict=True):
                 values = head((normalize_tensor(a) - normalize_tensor(b)).square())

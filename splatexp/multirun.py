@@ -40,7 +40,8 @@ def multirun(app: Any, composer: Loader, name: str, words: list[str]) -> int:
     Raises: Refused; KeyboardInterrupt when it was stopped.
     """
     for each in one_at_a_time(composer, words):
-        build(composer.job(name, each))
+        if build(composer.job(name, each)).raster.distributed:
+            raise Refused("raster.distributed: expected false in a sweep, whose jobs have one process each")
     cfg = app.compose_config(name, [*words, "hydra.mode=MULTIRUN"], RunMode.MULTIRUN, True)
     said: Any = OmegaConf.to_container(cfg.hydra.overrides.task, resolve=False)
     callbacks = Callbacks(cfg)

@@ -16,18 +16,21 @@ def options() -> dict[str, dict[str, type]]:
 
     The imports stand inside, so that `--help` does not pay for torch.
     """
-    from splatexp import densify, importance, raster, regularizers, schedules, tracking
-    from splatexp.data import builtin, colmap, transforms
+    from splatexp import densify, importance, poses, raster, regularizers, schedules, tracking
+    from splatexp.data import builtin, colmap, photos, transforms
 
     table: dict[str, list[type]] = {
-        "data": [builtin.Builtin, colmap.Colmap, transforms.Transforms],
-        "raster": [raster.CPU, raster.Reference],
+        "data": [builtin.Builtin, colmap.Colmap, transforms.Transforms, photos.Photos],
+        "raster": [raster.Auto, raster.Triton, raster.Gsplat, raster.CPU, raster.Additive, raster.Reference],
+        "camera": [poses.Fixed, poses.Orbit, poses.Rot6d, poses.SE3],
         "schedule": [schedules.Schedule, schedules.Dash],
         "densify": [densify.Ruled, densify.Fixed],
         "importance": [importance.NONE, importance.Logit, importance.MLP, importance.Mask],
         "regularizer": [
             regularizers.Opacity,
             regularizers.Scale,
+            regularizers.ScaleBounds,
+            regularizers.Spatial,
             regularizers.ScreenScale,
             regularizers.SH,
             regularizers.Erank,
@@ -71,6 +74,16 @@ def known_keys(chosen: Mapping[str, Mapping[str, type]]) -> dict[str, list[str]]
             for key in (*([place] if several else []), *keys_of(cls, f"{place}.")):
                 keys.setdefault(key, []).append(choice)
     return keys
+
+
+def switched(word: str) -> str:
+    """`viewer=true` as `viewer.on=true`: a part of a run that has a switch takes true and false for it."""
+    from splatexp.run import Run
+
+    key, _, value = word.partition("=")
+    if value.lower() not in ("true", "false") or f"{key.lstrip('+')}.on" not in keys_of(Run):
+        return word
+    return f"{key}.on={value}"
 
 
 def keys_of(cls: type, at: str = "") -> Iterator[str]:

@@ -8,9 +8,11 @@ from pathlib import Path
 from splatexp.atomic import write_text
 
 GROWS = {"psnr", "psnr_u8", "ssim"}  # the more the better; of all others the less
+GROWS |= {"psnr_carried", "ssim_carried", "psnr_aligned", "ssim_aligned"}
 NAMES = {
     "psnr": "PSNR, dB",
     "psnr_u8": "PSNR of 8 bits, dB",
+    "psnr_aligned": "PSNR, poses fitted, dB",
     "ssim": "SSIM",
     "num_gaussians": "Gaussians",
     "train_seconds": "training, s",

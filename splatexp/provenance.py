@@ -26,7 +26,7 @@ SOURCES = ("splatexp", "splatexp_kernels")
 PACKAGES = ("torch", "torchvision", "torchmetrics", "lpips", "gsplat", "hydra-core", "omegaconf", "numpy")
 PACKAGES += ("scipy", "safetensors", "plyfile", "pillow", "triton")
 UNHEARD = ("tracker", "checkpoint", "resume", "log_every", "threads", "memory", "objective", "evaluate")
-UNHEARD += ("force", "ledger")
+UNHEARD += ("force", "ledger", "viewer")
 
 
 def provenance() -> dict[str, Any]:
@@ -73,12 +73,12 @@ def data_hashes(scene: Scene) -> dict[str, Any]:
 def run_id(config: Mapping[str, Any], data_sha256: str, protocol: str) -> str:
     """16 hex digits that two runs share if they are the same experiment: config, code, data, protocol.
 
-    Left out is what cannot change a number: where it is logged, noted, saved, and continued (`tracker`,
-    `log_every`, `ledger`, `checkpoint`, `resume`, `force`), what the machine gives (`threads`, `memory`),
-    what else is measured and drawn of the result (`evaluate`, `objective`), and where the data lie: their
-    hash is heard instead. A .ply to begin with and classes from outside the package count by the bytes of
-    their files. So an experiment has one id on every machine that holds the same code, the compiled
-    extension included.
+    Left out is what cannot change a number: where it is logged, noted, saved, continued and watched
+    (`tracker`, `log_every`, `ledger`, `checkpoint`, `resume`, `force`, `viewer`), what the machine gives
+    (`threads`, `memory`), what else is measured and drawn of the result (`evaluate`, `objective`), and where
+    the data lie: their hash is heard instead. A .ply to begin with and classes from outside the package
+    count by the bytes of their files. So an experiment has one id on every machine that holds the same code,
+    the compiled extension included.
 
     Args:
         config: resolved, with the `_target_` of every part: two classes may have the same settings.

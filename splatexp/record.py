@@ -3,15 +3,17 @@
 import math
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from splatexp import memory
+from splatexp.cameras import Camera
+from splatexp.devices import Readback
 from splatexp.edit import Edit, Overwrite
 from splatexp.losses import likeness, psnr
 from splatexp.raster import Render
@@ -26,10 +28,11 @@ class Sight:
 
     step: int
     terms: Mapping[str, Tensor]  # of the loss, weighted
-    total: float  # their sum
+    total: Tensor  # [] their sum
     render: Render
     target: Tensor  # [C,H,W,3]
     mask: Tensor | None  # [C,H,W,1]
+    camera: Camera | None = None  # that the picture was drawn with
 
     @property
     def psnr(self) -> float:
@@ -43,19 +46,42 @@ class Sight:
         return likeness(self.render.image, self.target, self.mask, backend=backend)
 
 
+def together(sights: Sequence[Sight]) -> Sight:
+    """The views of one step as one: their terms are summed, and the last stands for their pictures."""
+    if len(sights) == 1:
+        return sights[0]
+    names, last = sights[0].terms, sights[-1]
+    terms = {name: torch.stack([each.terms[name].detach() for each in sights]).sum() for name in names}
+    return replace(last, terms=terms, total=torch.stack([each.total for each in sights]).sum())
+
+
+@dataclass
+class Unread:
+    """The loss of a step that a device has not told yet."""
+
+    step: int
+    terms: Mapping[str, Tensor]
+    total: Readback
+
+
 @dataclass
 class Record:
-    """Sums over a run: `seconds` of its steps, and what has come together since the last row."""
+    """Sums over a run: `seconds` of its steps, and what has come together since the last row.
+
+    The host's clock tells `seconds` of a device's steps too, as the loop waits for the device where a row is
+    due; `control` and `logging` are then what these took the host.
+    """
 
     seconds: float = 0.0  # of the steps alone: no evaluation, no logs, no files
     control: float = 0.0  # of density control in them
     logging: float = 0.0  # of writing rows, besides
     steps: int = 0  # since the last row
-    losses: float = 0.0  # their sum since then
+    losses: float | Tensor = 0.0  # their sum since then; on a device, float64
     begun: float = 0.0  # `seconds` at the last row
     psnr_mean: float = math.nan  # moving averages over the rows
     ssim_mean: float = math.nan
     moved: Counter[str] = field(default_factory=Counter)  # rows by rule and by kind of edit, since then
+    _unread: Unread | None = field(default=None, repr=False)
 
     @contextmanager
     def clock(self, name: str) -> Iterator[None]:
@@ -76,10 +102,31 @@ class Record:
         else:
             self.moved["births"] += grown
 
-    def stepped(self, total: float) -> None:
-        """Count a step and its loss."""
+    def weigh(self, step: int, terms: Mapping[str, Tensor], splats: Splats) -> Tensor:
+        """The loss of a step, the sum of its terms.
+
+        Raises: FloatingPointError where it is not finite, before anything is updated by it. On a device, to
+        ask at once would be to wait: there one learns of it in the next step, so after one update by it, or
+        where a row or a checkpoint is due (`confirm`); no checkpoint is written after it.
+        """
+        total = torch.stack(list(terms.values())).sum()
+        if total.is_cpu:
+            _refuse(step, total.item(), terms, splats)
+        else:
+            self.confirm()
+            self._unread = Unread(step, {n: term.detach() for n, term in terms.items()}, Readback(total))
+        return total
+
+    def confirm(self) -> None:
+        """Wait for a loss that a device has not told yet.  Raises: FloatingPointError as `weigh` says."""
+        unread, self._unread = self._unread, None
+        if unread is not None:
+            _refuse(unread.step, unread.total(), unread.terms)
+
+    def stepped(self, total: Tensor) -> None:
+        """Count a step and its loss []."""
         self.steps += 1
-        self.losses += total
+        self.losses = self.losses + (total.item() if total.is_cpu else total.double())
 
     def row(self, sight: Sight, splats: Splats, *, weight: float, backend: str) -> dict[str, float]:
         """The numbers of a logged step that follow from what came out of it; what was summed begins anew.
@@ -91,7 +138,7 @@ class Record:
             before = getattr(self, f"{name}_mean")
             after = value if math.isnan(before) else MEMORY * before + (1 - MEMORY) * value
             setattr(self, f"{name}_mean", after)
-        values = {"loss": sight.total, "loss_mean": self.losses / max(1, self.steps)}
+        values = {"loss": float(sight.total), "loss_mean": float(self.losses) / max(1, self.steps)}
         values |= {f"loss_{name}": term.item() for name, term in sight.terms.items()}
         values |= quality | {"psnr_mean": self.psnr_mean, "ssim_mean": self.ssim_mean}
         values["num_gaussians"] = len(splats)
@@ -110,7 +157,8 @@ class Record:
 
     def state(self) -> dict[str, Any]:
         """Everything, for JSON."""
-        plain = {name: value for name, value in vars(self).items() if name != "moved"}
+        plain = {name: value for name, value in vars(self).items() if name not in ("moved", "_unread")}
+        plain["losses"] = float(self.losses)
         plain = {name: None if math.isnan(value) else value for name, value in plain.items()}
         return plain | {"moved": dict(self.moved)}
 
@@ -119,7 +167,7 @@ class Record:
         """What `state` gave.  Raises: ValueError for anything else."""
         made = cls()
         try:
-            for name in vars(made):
+            for name in set(vars(made)) - {"_unread"}:
                 if name == "moved":
                     made.moved = Counter({str(key): int(n) for key, n in state["moved"].items()})
                 else:
@@ -128,6 +176,16 @@ class Record:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"record: not as it was written ({error!r})") from error
         return made
+
+
+def _refuse(step: int, total: float, terms: Mapping[str, Tensor], splats: Splats | None = None) -> None:
+    """Raise FloatingPointError where a loss is not finite; splats: as before it, None: no longer known."""
+    if math.isfinite(total):
+        return
+    parts = ", ".join(f"{name}={term.item():.4g}" for name, term in terms.items())
+    bad = ", ".join(f"{n} rows of {name}" for name, n in sick(splats).items()) if splats is not None else ""
+    since = f"; not finite before it: {bad}" if bad else "; lower the learning rates"
+    raise FloatingPointError(f"step {step}: the loss is not finite ({parts}){since}")
 
 
 def sick(splats: Splats) -> dict[str, int]:

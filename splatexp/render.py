@@ -24,10 +24,11 @@ WHAT = ("views", "turntable")
 
 
 def draw(splats: Splats, raster: Rasterizer, scene: Scene, camera: Camera) -> Tensor:
-    """What `camera` sees, [C,H,W,3] clamped to [0,1], on the scene's background, with all SH bands."""
+    """What `camera`, of any device, sees: [C,H,W,3] in [0,1], on the scene's background, with all SH bands."""
     import torch
 
-    background = torch.tensor(scene.background or (0.0, 0.0, 0.0)).expand(len(camera), 3)
+    background = torch.tensor(scene.background or (0.0, 0.0, 0.0)).to(raster.device).expand(len(camera), 3)
+    camera = camera.to(raster.device)
     with torch.no_grad():
         return raster(splats, camera, sh_degree=splats.sh_degree, background=background).image.clamp(0, 1)
 
@@ -52,7 +53,7 @@ def save_turntable(
     from splatexp.figures import save_video
     from splatexp.turntable import turntable
 
-    path_cameras = turntable([view.camera for view in scene.train], frames, splats.means)
+    path_cameras = turntable([view.camera for view in scene.train], frames, splats.means.cpu())
 
     def film() -> Iterator[Tensor]:
         for index in range(frames):
@@ -71,7 +72,7 @@ def render(folder: str, what: str = "views", frames: int = 120, fps: int = 30) -
     check_choice("what", what, WHAT)
     check_range("frames", frames, 1)
     check_range("fps", fps, 1)
-    from splatexp.evaluate import measure
+    from splatexp.evaluate import aligning, measure
     from splatexp.finished import open_run
     from splatexp.metrics import psnr, ssim
 
@@ -84,7 +85,8 @@ def render(folder: str, what: str = "views", frames: int = 120, fps: int = 30) -
     def save(view: View, image: Tensor, row: Mapping[str, Any]) -> None:
         save_view(place, view, image, row)
 
-    rows = measure(splats, run.raster, scene, {"psnr": psnr, "ssim": ssim}, save)
+    align = aligning(scene, run.evaluate)
+    rows = measure(splats, run.raster, scene, {"psnr": psnr, "ssim": ssim}, save, align)
     return [f"{place / 'renders'}: {len(rows)} held-out views, truth | render | error"]
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 # settings that have no say in what is trained: no word when they change
 ASIDE = ("tracker", "checkpoint", "resume", "oom", "memory", "evaluate", "log_every", "threads", "objective")
-ASIDE += ("force", "ledger")
+ASIDE += ("force", "ledger", "viewer")
 BANDED = ("shN", "grad.shN", "exp_avg.shN", "exp_avg_sq.shN")
 
 
@@ -64,14 +64,14 @@ def resumed(run: Run, scene: Scene, folder: Path) -> State | None:
     step = notes["step"]
     if step > run.steps:
         raise ValueError(f"steps: expected at least {step}, as {path.name} is there, got {run.steps}")
-    if now["importance"] != before.get("importance"):
-        kinds = f"expected {before.get('importance')} as in {path.name}, got {now['importance']}"
-        raise ValueError(f"importance: {kinds}")
+    for name, usual in (("importance", None), ("camera", "Fixed")):
+        if now[name] != (had := before.get(name, usual)):
+            raise ValueError(f"{name}: expected {had} as in {path.name}, got {now[name]}")
     lines = [f"resumed at step {step} of {run.steps} from {path}"]
     lines += _changes(before, now)
     tensors, bands = _with_bands(tensors, run.model.sh_degree, run.checkpoint.cut_sh)
     try:
-        state = State.of(tensors, notes)
+        state = State.of(tensors, notes, run.raster.device)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     if state.splats.isotropic != run.model.isotropic:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
+from splatexp import devices, distributed
 from splatexp.cgroups import processors
 from splatexp.checkpoint import Checkpoint, found
 from splatexp.choices import check_choice, check_range
@@ -19,26 +19,32 @@ from splatexp.dropout import Dropout
 from splatexp.evaluate import Evaluate
 from splatexp.importance import Importance
 from splatexp.journal import Journal
+from splatexp.looks import looks
 from splatexp.losses import Loss
-from splatexp.memory import CAP, FACTOR, Memory, advice, forget_peak, is_out, shrink
+from splatexp.memory import Memory, forget_peak, is_out
 from splatexp.model import Model
 from splatexp.optimizer import Adam
-from splatexp.raster import Rasterizer
+from splatexp.poses import Poses
+from splatexp.raster import Auto, Rasterizer
 from splatexp.regularizers import Regularizer
 from splatexp.restore import resumed
 from splatexp.schedules import Schedule
 from splatexp.seeds import seed_everything
+from splatexp.shortage import relieve, shrunken
 from splatexp.smoothing import Smoothing
 from splatexp.state import State
 from splatexp.survive import Keeper, OutOfMemory, Signals
 from splatexp.tracking import Console, Tracker, Trackers
+from splatexp.viewer import Between, Viewer
 
 if TYPE_CHECKING:
     from splatexp.data.scene import Scene
     from splatexp.splats import Splats
 
 QUALITY = ("psnr", "psnr_u8", "ssim", "lpips_vgg", "lpips_alex", "lpips_vgg01")
-OBJECTIVES = (*QUALITY, "num_gaussians", "train_seconds", "wall_seconds", "peak_memory_bytes")
+QUALITY += ("psnr_carried", "ssim_carried", "psnr_aligned", "ssim_aligned")
+POSES = ("pose_rotation_deg", "pose_translation", "pose_focal_percent")
+OBJECTIVES = (*QUALITY, *POSES, "num_gaussians", "train_seconds", "wall_seconds", "peak_memory_bytes")
 SHOWN = 4  # held-out comparisons that go to the trackers
 
 
@@ -60,6 +66,8 @@ class Run:
     data: Data
     model: Model = field(default_factory=Model)
     raster: Rasterizer
+    camera: Poses
+    batch: int = 1  # views a step: the mean of what they lose
     loss: Loss = field(default_factory=Loss)
     optimizer: Adam = field(default_factory=Adam)
     schedule: Schedule
@@ -84,23 +92,32 @@ class Run:
     force: bool = False  # in a sweep: run it although it is finished
     # where sweeps note which jobs are done; "": nowhere
     ledger: str = field(default="multirun/.ledger", metadata={"unit": "path"})
+    viewer: Viewer = field(default_factory=Viewer)
 
     def __post_init__(self) -> None:
         check_range("steps", self.steps, 1)
         check_range("threads", self.threads, 0)
+        check_range("batch", self.batch, 1)
         check_range("log_every", self.log_every, 1)
         for name in self.objectives:
             check_choice("objective", name, OBJECTIVES)
         check_choice("oom", self.oom, ("stop", "shrink"))
+        if isinstance(self.raster, Auto):  # what is recorded of the run is what draws
+            self.raster = self.raster.chosen(self.deterministic, self.densify.wants)
         if self.deterministic and not self.raster.deterministic:
-            raise ValueError(f"deterministic: expected false with raster={self.raster.backend}, got true")
+            raise ValueError(f"deterministic: expected false with raster={self.raster.name}, got true")
         if missing := self.densify.wants - self.raster.offers:
             raise ValueError(
-                f"densify: expected scores that raster={self.raster.backend} can gather, "
+                f"densify: expected scores that raster={self.raster.name} can gather, "
                 f"got some that read {', '.join(sorted(missing))}"
             )
+        if getattr(self.data, "guessed", False) and not self.camera.learns:
+            got = "whose cameras are guesses, got fixed; preset=head has all that goes with it"
+            raise ValueError(f"camera: expected orbit or another that learns with data=photos, {got}")
         if "importance" in self.densify.words and not self.importance.learns:
             raise ValueError("importance: expected logit, mlp or mask, as a rule reads it, got none")
+        if self.raster.distributed:
+            distributed.check(self)
 
     def __call__(self, folder: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
         """Everything from loading to the summary, into `folder`.  Returns: what metrics.json holds."""
@@ -112,8 +129,13 @@ class Run:
         return (self.objective,) if isinstance(self.objective, str) else tuple(self.objective)
 
     def settle(self) -> None:
-        """Set threads, allocator and every seed of this process to those of the run."""
+        """Set threads, allocator and every seed of this process to those of the run.
+
+        Raises: ValueError, one line, for a rasterizer that cannot run here.
+        """
+        self.raster.require()
         self.memory.settle()
+        devices.settle(self.raster.device, self.deterministic)
         _use_threads(self.threads, self.raster.backend)
         if self.deterministic != torch.are_deterministic_algorithms_enabled():  # imports a compiler
             torch.use_deterministic_algorithms(self.deterministic)
@@ -127,6 +149,7 @@ class Run:
         began = time.perf_counter()
         forget_peak()
         self.settle()
+        self.viewer.check()
         scene = self.data.load()
         for penalty in self.regularizer.values():
             penalty.check(scene)
@@ -138,8 +161,10 @@ class Run:
                 "hydra.run.dir=<folder> begins elsewhere"
             )
         if state is None:
-            state = State(self.model(scene, self.seed))
+            state = State(self.model(scene, self.seed).to(self.raster.device))
             state.news += [f"nothing to resume in {folder}: begun anew"] if self.resume else []
+        state.news[:0] = [self.raster.why] if self.raster.why else []
+        state.news = state.news if distributed.leads() else []
         state.began = began
         return scene, state
 
@@ -152,7 +177,7 @@ class Run:
         """
         folder = Path(folder)
         journal = Journal(self, scene, state, folder, overrides)
-        trackers, code = Trackers(self.tracker), 1
+        trackers, code = Trackers(self.tracker if distributed.leads() else {}), 1
         with Signals() as signals:
             try:
                 trackers.start(journal.session)
@@ -175,16 +200,23 @@ class Run:
     ) -> dict[str, Any]:
         from splatexp.evaluate import evaluate, summary
         from splatexp.export import save_ply, save_splat
+        from splatexp.poses.files import save_cameras
 
         keeper = Keeper(self, scene, state, folder, journal.notes, signals)
-        self._train(scene, state, trackers, keeper)
+        with self.viewer.opened(self, scene, folder, trackers, signals) as watch:
+            self._train(scene, state, trackers, keeper, watch)
+        if not distributed.leads():
+            return {}
+        scene = self.camera.placed(scene, state.splats)
+        if self.camera.learns:
+            save_cameras(folder, scene)
         baked = state.splats.baked()
         save_ply(folder / "point_cloud.ply", baked)
         save_splat(folder / "point_cloud.splat", baked)
         result = evaluate(
-            state.splats, self.raster, scene, folder, self.evaluate,
+            state.splats, self.raster.alone(), scene, folder, self.evaluate,
             train_seconds=state.record.seconds,
-            wall_seconds=state.wall(), peak_memory_bytes=state.peak(),
+            wall_seconds=state.wall(), peak_memory_bytes=state.peak(), peak_device_bytes=state.peak_device(),
             data=self.data, overrides=journal.overrides,
             run={"id": journal.id, "resumed": state.resumed, "shrunk": state.shrunk},
         )  # fmt: skip
@@ -192,28 +224,31 @@ class Run:
         summary(result, folder)
         return result
 
-    def _train(self, scene: Scene, state: State, trackers: Trackers, keeper: Keeper) -> None:
+    def _train(self, scene: Scene, state: State, trackers: Trackers, keeper: Keeper, watch: Between) -> None:
         """The loop; again, with less, when memory has run out and `oom` is shrink."""
         from splatexp.train import train
 
+        if self.raster.distributed:
+            train = distributed.over(train, keeper.signals, self.checkpoint.every)
         shows = any(isinstance(tracker, Console) for tracker in self.tracker.values())
-        looks = self._looks(scene, trackers)
+        look = looks(self, scene, trackers, keeper.folder.parent)
 
         def between(step: int, splats: Splats) -> None:
-            looks(step, splats)
+            look(step, splats)
+            watch(step, splats)
             keeper(step, splats)
 
         state.settle()
         while True:
-            densify, schedule = self._shrunken(state)
+            densify, schedule = shrunken(self, state)
             try:
                 keeper.signals.patient = True
                 train(
                     state.splats, scene, raster=self.raster, loss=self.loss, optimizer=self.optimizer,
                     schedule=schedule, densify=densify, importance=self.importance, dropout=self.dropout,
-                    smoothing=self.smoothing, regularizers=self.regularizer, tracker=trackers,
-                    log_every=self.log_every, steps=self.steps, start=state.step, seed=self.seed,
-                    progress=shows, on_step=between, record=state.record,
+                    smoothing=self.smoothing, regularizers=self.regularizer, poses=self.camera,
+                    tracker=trackers, log_every=self.log_every, steps=self.steps, start=state.step,
+                    batch=self.batch, seed=self.seed, progress=shows, on_step=between, record=state.record,
                 )  # fmt: skip
                 return
             except Exception as error:
@@ -223,58 +258,7 @@ class Run:
             finally:
                 keeper.signals.patient = False
                 keeper.watch.lift()
-            self._out_of_memory(lost, scene, state, keeper)
-
-    def _shrunken(self, state: State) -> tuple[Strategy, Schedule]:
-        """Density control and schedule with what was taken from them for want of memory."""
-        taken = {each["setting"]: each["to"] for each in state.shrunk}
-        densify = replace(self.densify, max_gaussians=taken.get(CAP, self.densify.max_gaussians))
-        schedule = replace(self.schedule, least_factor=taken.get(FACTOR, self.schedule.least_factor))
-        return densify, schedule
-
-    def _out_of_memory(self, error: BaseException, scene: Scene, state: State, keeper: Keeper) -> None:
-        """Save what there is; then go on with less, or raise MemoryError with advice."""
-        text, broken = " ".join(str(error).split())[:200], not state.splats.between
-        saved = keeper.rescue(error)
-        camera, count = scene.train[0].camera, len(state.splats)
-        densify, schedule = self._shrunken(state)
-        factor = schedule.fitted(scene.train).factor(state.step)
-        size = (camera.width // factor, camera.height // factor)
-        degree = state.splats.sh_degree
-        less = shrink(count, *size, factor, degree) if saved or not broken else None
-        story = f"out of memory at step {state.step} ({text})"
-        if self.oom == "shrink" and less:
-            if broken and saved:
-                state.restore(saved)
-                story += f", back to step {state.step}"
-            setting, value = less
-            before = densify.max_gaussians if setting == CAP else factor
-            state.shrunk.append({"step": state.step, "setting": setting, "from": before, "to": value})
-            for edit in self._shrunken(state)[0].trim(state.step, state.splats):
-                state.splats.apply(edit)
-            warnings.warn(f"{story}; goes on with {setting}={value}", stacklevel=2)
-            return
-        tip = advice(
-            count, *size, degree, factor=factor, pictures=len(scene.train) + len(scene.test),
-            downscale=getattr(self.data, "downscale", 0), oom=self.oom,
-        )  # fmt: skip
-        kept = f"resume=auto goes on from {saved}" if saved else "no checkpoint was written"
-        raise OutOfMemory(f"{story}; {kept}; {tip}")
-
-    def _looks(self, scene: Scene, trackers: Trackers) -> Any:
-        """What is measured after a step, off the clock: held-out means now and then."""
-        from splatexp.evaluate import means, measure
-        from splatexp.metrics import metric_set
-
-        metrics = metric_set(self.evaluate.lpips_weights)[0] if self.evaluate.every else {}
-
-        def look(step: int, splats: Splats) -> None:
-            if self.evaluate.every and (step + 1) % self.evaluate.every == 0 and step + 1 < self.steps:
-                rows = measure(splats, self.raster, scene, metrics)
-                seen = {f"test_{name}": value for name, value in means(rows, metrics, {}).items()}
-                trackers.log(step, {name: value for name, value in seen.items() if value is not None})
-
-        return look
+            relieve(self, lost, scene, state, keeper)
 
     def _show(self, result: dict[str, Any], folder: Path, trackers: Trackers) -> None:
         """Give the trackers the held-out means, each view's, some of the comparisons drawn, and the model."""

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from splatexp import memory
+from splatexp import devices, memory
 from splatexp.checkpoint import read
 from splatexp.record import Record
 from splatexp.seeds import generators, set_generators
@@ -34,6 +35,7 @@ class State:
     resumed: list[int] = field(default_factory=list)  # where it was interrupted and went on
     wall_seconds: float = 0.0  # of the earlier parts of the run
     peak_bytes: int | None = None  # likewise
+    peak_device_bytes: int | None = None  # likewise
     began: float = field(default_factory=time.perf_counter)  # when this part did
     news: list[str] = field(default_factory=list)  # how it came about, for people
 
@@ -50,6 +52,7 @@ class State:
             "resumed": self.resumed,
             "wall_seconds": self.wall(),
             "peak_bytes": self.peak(),
+            "peak_device_bytes": self.peak_device(),
         }
 
     def wall(self) -> float:
@@ -60,9 +63,16 @@ class State:
         """Peak resident memory of all parts, bytes; None where the system does not tell."""
         return max(filter(None, (self.peak_bytes, memory.peak())), default=None)
 
+    def peak_device(self) -> int | None:
+        """Peak of what tensors took of the device that trains, of all parts, bytes; None on the CPU."""
+        peaks = (self.peak_device_bytes, devices.peak(self.splats.means.device))
+        return max(filter(None, peaks), default=None)
+
     @classmethod
-    def of(cls, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> State:
-        """What `tensors` and `notes` gave.
+    def of(
+        cls, tensors: Mapping[str, Tensor], notes: Mapping[str, Any], device: torch.device | None = None
+    ) -> State:
+        """What `tensors` and `notes` gave, the rows on a device.
 
         Raises: ValueError for shapes or types that do not fit each other, before anything is touched.
         """
@@ -72,25 +82,24 @@ class State:
             if group not in parts or not rest:
                 raise ValueError(f"{name}: no tensor that a run has")
             parts[group][rest] = tensor
-        splats = Splats.of(parts["splats"])
+        splats = Splats.of(parts["splats"], device)
         set_generators(parts["random"])
-        shrunk, resumed, wall, peak = (
-            notes.get(name) for name in ("shrunk", "resumed", "wall_seconds", "peak_bytes")
-        )
+        names = ("shrunk", "resumed", "wall_seconds", "peak_bytes", "peak_device_bytes")
+        shrunk, resumed, wall, peak, there = map(notes.get, names)
         well = isinstance(shrunk, list) and isinstance(resumed, list) and isinstance(wall, (int, float))
         if not well or not all(isinstance(each, dict) and SHRUNK <= set(each) for each in shrunk):
             raise ValueError("notes: not as they were written")
         record = Record.of(notes.get("record") or {})
-        return cls(splats, notes["step"], record, parts["random"], shrunk, resumed, wall, peak)
+        return cls(splats, notes["step"], record, parts["random"], shrunk, resumed, wall, peak, there)
 
     def restore(self, path: Path) -> None:
         """Go back to what a checkpoint holds; what has been shrunk since stays so.
 
         The rows that there are go first: memory is short.
         """
-        shrunk, news = self.shrunk, self.news
+        shrunk, news, device = self.shrunk, self.news, self.splats.means.device
         del self.splats
-        vars(self).update(vars(State.of(*read(path))) | {"shrunk": shrunk, "news": news})
+        vars(self).update(vars(State.of(*read(path), device)) | {"shrunk": shrunk, "news": news})
 
     def settle(self) -> None:
         """Put the global random generators where they were."""

@@ -10,8 +10,9 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
-from splatexp import memory
+from splatexp import devices, memory
 from splatexp.checkpoint import found, write
+from splatexp.keyboard import Escape
 from splatexp.record import sick
 
 if TYPE_CHECKING:
@@ -48,23 +49,33 @@ class OutOfMemory(MemoryError):
 class Signals:
     """A context in which SIGINT and SIGTERM raise `Stopped`: while `patient` at the next step, else at once.
 
-    The second one is not waited for. In a thread that is not the main one, signals are left alone.
+    The second one is not waited for. Esc in the terminal counts as SIGINT. In a thread that is not the main
+    one, signals and keys are left alone.
     """
 
     def __init__(self) -> None:
         self.caught = 0
         self.patient = False
         self._before: dict[int, Any] = {}
+        self._escape = Escape()
 
     def __enter__(self) -> Signals:
         if threading.current_thread() is threading.main_thread():
+            self._escape.__enter__()
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._before[number] = signal.signal(number, self._catch)
         return self
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self._escape.__exit__()
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    def heed(self) -> int:
+        """Look between two steps: the number of the signal that was caught, 0 where none was."""
+        if not self.caught and self._escape.pressed():
+            self._catch(signal.SIGINT, None)
+        return self.caught
 
     def _catch(self, number: int, frame: FrameType | None) -> None:
         again, self.caught = bool(self.caught), number
@@ -87,7 +98,7 @@ class Keeper:
         self.state, self.folder, self.notes, self.signals = state, folder / "checkpoints", notes, signals
         self.rule, self.steps, self.moves = run.checkpoint, run.steps, run.densify.moves
         self.size = scene.train[0].camera.width, scene.train[0].camera.height
-        self.watch = memory.Watch(run.memory.reserve)
+        self.watch, self.device = memory.Watch(run.memory.reserve), run.raster.device
 
     def __call__(self, step: int, splats: Splats) -> None:
         """Raises: Stopped; MemoryError; FloatingPointError where parameters are no longer finite."""
@@ -95,7 +106,7 @@ class Keeper:
         due = self.rule.every > 0 and (done % self.rule.every == 0 or done == self.steps)
         due = due or (done < self.steps and self.moves(done) and self._short())
         saved = self.save() if due else None
-        if self.signals.caught:
+        if self.signals.heed():
             saved = saved or self.save()
             where = f"; saved {saved}, resume=auto goes on" if saved else "; nothing could be saved"
             raise Stopped(self.signals.caught, f" after step {done}{where}")
@@ -104,22 +115,26 @@ class Keeper:
             raise MemoryError(f"the next step would leave {left >> 20} MiB, less than memory.reserve_mb")
 
     def _takes(self) -> int:
-        """Bytes that a step takes and frees, about."""
+        """Bytes that a step takes of the host and frees, about."""
+        if self.device.type != "cpu":
+            return 0
         return memory.step_takes(len(self.state.splats), self.state.splats.sh_degree, *self.size)
 
     def _short(self) -> bool:
         """Whether memory might not do for twice the rows that there are."""
         if not self.watch.reserve:
             return False
-        left = memory.available(self._takes())
+        there = devices.room(self.device)
+        left = there[1] if there else memory.available(self._takes())
         rows = memory.rows_take(len(self.state.splats), self.state.splats.sh_degree)
         return left is not None and left < self.watch.reserve + rows
 
     def save(self) -> Path | None:
         """Write a checkpoint of the state; where that fails a warning says why, and the older ones are kept.
 
-        Raises: FloatingPointError where the state is not finite: it is not kept.
+        Raises: FloatingPointError where the state, or the last loss, is not finite: it is not kept.
         """
+        self.state.record.confirm()
         if bad := sick(self.state.splats):
             last = found(self.folder)
             rows = ", ".join(f"{count} rows of {name}" for name, count in bad.items())

@@ -45,6 +45,8 @@ def scene(test: int = 2, width: int = 33, height: int = 24, masked: bool = False
 class Flat:
     """A rasterizer that paints everything in one colour."""
 
+    device = torch.device("cpu")
+
     def __init__(self, value: float = 0.5):
         self.value = value
 

@@ -16,11 +16,12 @@ from splatexp import metrics
 from splatexp.doctor import __main__ as command
 from splatexp.doctor import child, installed, machine, software, training
 from splatexp.doctor.rows import BROKEN, MISSING, WORKS, Check, Row, examine, size
+from splatexp.raster import Auto
 
 EXTRAS = sorted(metadata.metadata("splatexp").get_all("Provides-Extra") or [])
 NAMES = ["Python", "packages", *(f"extra {name}" for name in EXTRAS), "splatexp", "CPU kernels"]
-NAMES += ["reference raster", "a run", "memory", "disk", "processors", "C++ compiler", "tensorboard", "wandb"]
-NAMES += ["film writing", "LPIPS weights", "GPU", "nvcc", "triton", "gsplat"]
+NAMES += ["reference raster", "raster=auto", "a run", "memory", "disk", "processors", "C++ compiler"]
+NAMES += ["tensorboard", "wandb", "film writing", "LPIPS weights", "GPU", "nvcc", "triton", "gsplat"]
 ABSENT = replace(child.Answer(), failure="AssertionError: Torch not compiled with CUDA enabled")
 
 
@@ -83,6 +84,8 @@ def test_the_rows_are_true_of_this_machine(rows):
     assert rows["Python"]["detail"].endswith(sys.executable)
     assert "trained for 3 steps" in rows["a run"]["detail"] and "not filmed" not in rows["a run"]["detail"]
     assert rows["film writing"]["state"] == rows["tensorboard"]["state"] == WORKS
+    taken = Auto().chosen()
+    assert rows["raster=auto"]["detail"] == taken.why.replace("raster=auto:", "takes")
     for name, package in [("triton", "triton"), ("extra viewer", "viser")]:
         assert (rows[name]["state"] == MISSING) == (installed.version(package) is None)
 
@@ -95,7 +98,8 @@ def test_nothing_is_left_in_the_folder(tmp_path, monkeypatch):
 
 def test_kernels_that_are_not_built(shadow):
     shadow("splatexp_kernels._cpu", None)
-    kernels, reference = training.rasters(60)
+    kernels, reference, auto = training.rasters(60)
+    assert auto.state == WORKS and auto.detail.startswith("takes ")
     assert kernels.state == MISSING and kernels.needed and "not built" in kernels.reason
     assert kernels.remedy.startswith("pip install") and reference.state == WORKS
 
@@ -163,6 +167,23 @@ def test_an_import_that_crashes_is_a_row(shadow):
     assert "OSError: libcudart.so.12" in machine.gsplat(30)[0].reason
     shadow("gsplat", "import nowhere")
     assert machine.gsplat(30)[0].remedy.startswith("pip install 'gsplat")  # which adds what it lacks
+
+
+@pytest.mark.parametrize("look", [machine.triton, machine.gsplat])
+def test_what_draws_on_a_gpu_is_held_against_the_reference(look, monkeypatch):
+    facts, name = {"version": "9.9", "compiled": "here.so"}, look.__name__
+
+    def row(**more):
+        monkeypatch.setattr(child, "probe", lambda name, seconds: child.Answer(facts={**facts, **more}))
+        return look(1)[0]
+
+    found = row(missing="no CUDA device; look for one")
+    assert found.reason == f"raster={name} cannot run here: no CUDA device; look for one"
+    assert "9.9" in found.detail
+    found = row(missing="", difference=3e-5)
+    assert found.state == WORKS and "agrees with the reference to 3e-05" in found.detail and not found.reason
+    found = row(missing="", difference=0.2)
+    assert found.state == BROKEN and "by 2.0e-01 of the largest value" in found.reason and found.remedy
 
 
 def test_an_import_that_hangs_is_a_row_and_is_ended(tmp_path, shadow):

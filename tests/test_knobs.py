@@ -16,8 +16,9 @@ from splatexp.dropout import Dropout
 from splatexp.importance import MLP, NONE, Logit, Mask
 from splatexp.losses import Loss
 from splatexp.optimizer import Adam, Decay
-from splatexp.raster import CPU
-from splatexp.regularizers import SH, Erank, Opacity, Scale, ScreenScale, Thin, Transmittance
+from splatexp.poses import SE3, Orbit, Rot6d
+from splatexp.raster import CPU, Additive
+from splatexp.regularizers import SH, Erank, Opacity, Scale, ScaleBounds, ScreenScale, Spatial, Thin, Transmittance
 from splatexp.regularizers import Logit as LogitPull
 from splatexp.schedules import Curve, Dash, Schedule
 from splatexp.schema import Refused
@@ -71,10 +72,12 @@ PLACES = {  # class -> what makes the parts of a run out of one
     Dropout: lambda s: {"dropout": s},
     Smoothing: lambda s: {"smoothing": s},
     CPU: lambda s: {"raster": s},
+    Additive: lambda s: {"raster": s},
 }
+PLACES |= dict.fromkeys((Orbit, Rot6d, SE3), lambda s: {"poses": s})
 judge = ruled(only=Rule("clone", "importance", "multinomial", 0.2))
 PLACES |= dict.fromkeys((Logit, MLP, Mask), lambda s: {"importance": s, "densify": judge})
-PENALTIES = (Opacity, Scale, ScreenScale, SH, Erank, Thin, Transmittance, LogitPull)
+PENALTIES = (Opacity, Scale, ScaleBounds, Spatial, ScreenScale, SH, Erank, Thin, Transmittance, LogitPull)
 PLACES |= dict.fromkeys(PENALTIES, lambda s: {"regularizers": [s]})
 
 ABOVE = {"operate": "clone", "score": "opacity", "select": "top", "threshold": 0.2}
@@ -205,7 +208,7 @@ CHANGES = {  # class -> setting -> (what the others are, its values: two, or one
         "decay": ({}, Decay(means=1.0)),
     },
     Decay: {name: ({}, 1.0) for name in ("means", "quats", "log_scales", "opacity_logits", "sh0", "shN")},
-    Loss: {"l1": ({}, 0.3), "ssim": ({}, 0.9)},
+    Loss: {"l1": ({}, 0.3), "ssim": ({}, 0.9), "l2": ({}, 0.5)},
     Dropout: {"rate": ({}, 0.3), "start": ({"rate": 0.3}, 20), "stop": ({"rate": 0.3}, 9)},
     Smoothing: {
         "amount": ({}, 0.2),
@@ -227,6 +230,8 @@ CHANGES = {  # class -> setting -> (what the others are, its values: two, or one
         "amp": ({}, "bf16"),
     },
 }
+CHANGES[Additive] = CHANGES[CPU] | {"gain": ({}, 0.3)}
+del CHANGES[Additive]["max_splats_per_pixel"]
 LEARNED = {
     "sparsity": ({"start": 0}, 0.1),
     "squared": ({"start": 0, "sparsity": 0.1}, True),
@@ -253,7 +258,33 @@ CHANGES[MLP] |= {
 PENALTY = {"weight": ({"start": 0}, 0.5), "anneal": ({"start": 0}, Curve(**CURVE))}
 PENALTY |= {"start": ({}, 2, 20), "stop": ({"start": 0}, 9)}
 CHANGES |= dict.fromkeys(PENALTIES, PENALTY)
-CHANGES[Opacity] = PENALTY | {"power": ({"start": 0}, 2.0)}
+CHANGES[Opacity] = PENALTY | {"power": ({"start": 0}, 2.0), "target": ({"start": 0}, 0.8)}
+NEAR = {"start": 0, "weight": 0.5, "radius": 0.1}
+CHANGES[Spatial] = {name: (others | NEAR, *values) for name, (others, *values) in PENALTY.items()}
+CHANGES[Spatial] |= {"start": (NEAR, 2, 20), "weight": (NEAR, 0.9), "radius": (NEAR, 0.05)}
+CHANGES[Spatial] |= {"center": (NEAR, [9.0, 0.0, 0.0])}
+TIGHT = {"start": 0, "weight": 0.5, "low": 0.2, "high": 0.3}
+CHANGES[ScaleBounds] = {name: (others | TIGHT, *values) for name, (others, *values) in PENALTY.items()}
+CHANGES[ScaleBounds] |= {"start": (TIGHT, 2, 20), "weight": (TIGHT, 0.9)}
+CHANGES[ScaleBounds] |= {"low": (TIGHT, 0.1), "high": (TIGHT | {"low": 1e-3, "high": 2e-3}, 4e-3)}
+POSED = {"start": 0, "focal_rate": 0.01}
+CHANGES[Orbit] = {
+    "rate": (POSED, 0.01),
+    "focal_rate": ({"start": 0}, 0.05),
+    "focal_max": (POSED, 1.001),
+    "dolly": (POSED, False),
+    "anneal": (POSED, Curve(**CURVE)),
+    "start": ({}, 2, 20),
+    "stop": (POSED, 9),
+    "beta1": (POSED, 0.5),
+    "beta2": (POSED, 0.9),
+    "gauge": (POSED, "first"),
+    "prior": (POSED | {"gauge": "prior"}, 9.0),
+    "focal_prior": (POSED, 9.0),
+}
+CHANGES[SE3] = CHANGES[Orbit]
+CHANGES[Rot6d] = CHANGES[Orbit] | {"gauge": (POSED, "prior")}
+CHANGES[Orbit] = CHANGES[Orbit] | {"turn_max": (POSED, 0.01)}
 CHANGES[ScreenScale] = PENALTY | {"r_max": ({"start": 0}, 2.0)}
 SOON = {"start": 0, "every": 3}
 CHANGES[LogitPull] = {
@@ -287,10 +318,11 @@ def test_no_setting_is_left_out():
     for cls, changes in CHANGES.items():
         names = {field.name for field in fields(cls)}
         names -= {field.name for field in fields(Schedule)} if cls is Dash else set()
+        names -= {"max_splats_per_pixel"} if cls is Additive else set()  # refused
         assert set(changes) == names, cls.__name__
 
 
-QUICK = ["preset=[]", f"steps={STEPS}"]
+QUICK = ["preset=[]", f"steps={STEPS}", "raster=cpu"]
 OFTEN = ["densify.every=4", "densify.start=0", "densify.stop=0"]
 BUDGETED = [
     *QUICK,
@@ -350,6 +382,10 @@ WORDS = [  # of document 000, section 8: what a run is told, and what it is told
     *((RAMP, f"optimizer.decay.{name}=1") for name in ("means", "log_scales", "shN", "opacity_logits")),
     (RAMP, "loss.l1=0.5"),
     (RAMP, "loss.ssim=0.5"),
+    (RAMP, "loss.l2=0.5"),
+    (RAMP, "batch=2"),
+    (RAMP, "raster=additive"),
+    (RAMP, "camera=orbit"),
     *((PAID, f"regularizer.{name}.weight=0.3") for name in ("opacity", "scale", "screenscale", "sh")),
     (PAID, "regularizer.opacity.anneal={kind: linear, end: 0}"),
     (PAID, "regularizer.opacity.power=2"),
@@ -365,7 +401,7 @@ composer = cache(loader)
 def said(*words):
     """The outcome of what a command line says."""
     run = build(composer().job("config", words))
-    parts = {name: getattr(run, name) for name in PARTS}
+    parts = {name: getattr(run, name) for name in (*PARTS, "batch")} | {"poses": run.camera}
     return outcome(run.steps, run.regularizer.values(), seed=run.seed, **parts)
 
 
@@ -398,7 +434,7 @@ def test_every_knob_of_the_command_line_has_an_effect(words, word):
         ("schedule.sh_every=-1", "schedule.sh_every: expected at least 0"),
         ("schedule.means.end=-1", "schedule.means.end: expected at least"),
         ("optimizer.decay.sh0=-1", "optimizer.decay.sh0: expected at least 0"),
-        ("loss={l1: 0, ssim: 0}", "loss.l1, loss.ssim: expected at least one above 0"),
+        ("loss={l1: 0, ssim: 0}", "loss.l1, loss.ssim, loss.l2: expected at least one above 0"),
         ("regularizer.opacity.weight=-1", "regularizer.opacity.weight: expected at least 0"),
     ],
 )  # fmt: skip

@@ -101,7 +101,7 @@ def test_births_prunes_and_relocations_are_counted_by_kind(tmp_path, capsys):
 def test_a_record_goes_on_where_it_was():
     record = Record(seconds=1.5, psnr_mean=20.0)
     record.moved["births"] = 3
-    record.stepped(0.5)
+    record.stepped(torch.tensor(0.5))
     again = Record.of(json.loads(json.dumps(record.state(), allow_nan=False)))
     assert again.state() == record.state() and math.isnan(again.ssim_mean) and again.moved["births"] == 3
     for broken in ({}, record.state() | {"moved": 3}, record.state() | {"steps": "x"}):

@@ -121,7 +121,7 @@ def threads():
 
 
 def made(*words):
-    return build(compose([*SMALL, "data.size=48", "data.points=150", "threads=1", *words]))
+    return build(compose([*SMALL, "data.size=48", "data.points=150", "threads=1", "raster=cpu", *words]))
 
 
 def half(folder, *words):

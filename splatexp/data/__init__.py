@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def detect(path: str) -> str:
-    """The name of the loader for a folder, 'colmap' or 'transforms'; colmap where both would do.
+    """The name of the loader for a folder: colmap, else transforms, else photos.
 
     Raises FileNotFoundError for a missing folder and for one that no loader knows.
     """
@@ -17,6 +17,10 @@ def detect(path: str) -> str:
     except FileNotFoundError:
         if any(folder.glob("transforms*.json")):
             return "transforms"
+        from splatexp.data.photos import photographs
+
+        if photographs(folder):
+            return "photos"
         raise FileNotFoundError(
-            f"{folder}: expected a COLMAP model (sparse/0) or a transforms.json, found neither"
+            f"{folder}: expected a COLMAP model (sparse/0), a transforms.json or photographs, found none of them"
         ) from None

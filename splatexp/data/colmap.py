@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-from splatexp.data.images import BACKGROUNDS, Source, find_masks, read_views
+from splatexp.data.images import BACKGROUNDS, Source, count_inside, find_masks, read_views
+from splatexp.data.perturb import Perturb
 from splatexp.data.scene import Scene, hold_out
 from splatexp.data.sparse import read_model
 
@@ -22,7 +23,8 @@ class Colmap:
     on loading. masks: use the folder masks/ beside the images (same stems, white = use) when it exists.
     test_every: hold out every n-th image by name, from the first; 0 = none; a file test.txt (names, one a
     line) in the folder or beside the model wins over it. background: black, white or random, behind images
-    with alpha.
+    with alpha. cutout: what masks leave out is transparent, and shows the background: silhouettes count in
+    the loss, and held-out views are measured inside their masks. perturb: makes the poses worse.
     """
 
     path: str = field(metadata={"unit": "path"})
@@ -31,6 +33,8 @@ class Colmap:
     masks: bool = True
     test_every: int = 8
     background: str = "black"
+    cutout: bool = False
+    perturb: Perturb = field(default_factory=Perturb)
 
     def load(self) -> Scene:
         """Reads everything. Raises FileNotFoundError and ValueError, one line that names the file."""
@@ -57,21 +61,24 @@ class Colmap:
                 image.viewmat,
                 model.cameras[image.camera],
                 masks.get(image.name),
+                cut=self.cutout,
             )
             for image in images
         ]
         train, test = _split(root, folder, names, self.test_every)
         views, clear = read_views(sources, self.downscale, self.background)
         by_name = {view.name: view for view in views}
-        return Scene(
+        held = [by_name[name] for name in test]
+        scene = Scene(
             name=root.resolve().name,
             train=[by_name[name] for name in train],
-            test=[by_name[name] for name in test],
+            test=count_inside(held) if self.cutout else held,
             points=torch.tensor(model.points, dtype=torch.float32) if len(model.points) else None,
             colors=torch.tensor(model.colors) if len(model.points) else None,
             background=BACKGROUNDS[self.background] if clear else None,
             random_background=clear and self.background == "random",
         )
+        return self.perturb(scene)
 
 
 def data_folder(path: str) -> Path:

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from rich.console import Console
 from rich.progress import Progress
 
@@ -32,13 +32,20 @@ BACKGROUNDS: dict[str, Colour] = {"black": BLACK, "white": WHITE, "random": WHIT
 
 @dataclass(frozen=True)
 class Source:
-    """A picture to be read: the view's name, file, pose (world -> camera, [4,4] float64), lens, mask file."""
+    """A picture to be read: the view's name, file, pose (world -> camera, [4,4] float64), lens, mask file.
+
+    cut: what the mask leaves out is transparent, instead of unused. upright: turn the picture as its EXIF
+    says. side_max: px, a longer side is reduced to this; 0: never.
+    """
 
     name: str
     path: Path
     viewmat: np.ndarray
     lens: Lens
     mask: Path | None = None
+    cut: bool = False
+    upright: bool = False
+    side_max: int = 0
 
 
 def read_views(sources: Sequence[Source], downscale: int, background: str) -> tuple[list[View], bool]:
@@ -56,21 +63,34 @@ def read_views(sources: Sequence[Source], downscale: int, background: str) -> tu
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Width and height of a picture, from its header. Raises as `decode`."""
-    with _naming(path), Image.open(path) as picture:
+    """Width and height of a picture as stored, from its header. Raises as `decode`."""
+    with reading(path), Image.open(path) as picture:
         return picture.size
 
 
-def decode(path: Path) -> np.ndarray:
-    """A picture as uint8 [H,W,3], or [H,W,4] with straight alpha. The pixels as stored: no EXIF rotation.
+def count_inside(views: Sequence[View]) -> list[View]:
+    """Have only what covers its background count, as a mask does; for held-out views that were cut."""
+    for view in views:
+        if view.alpha is not None:
+            inside = view.alpha > 127
+            view.mask = inside if view.mask is None else view.mask & inside
+    return list(views)
+
+
+def decode(path: Path, upright: bool = False) -> np.ndarray:
+    """A picture as uint8 [H,W,3], or [H,W,4] with straight alpha.
+
+    upright: turned as its EXIF says; else the pixels as stored, which is what camera poses belong to.
 
     Raises FileNotFoundError, and ValueError for pictures that are broken or have more than 8 bits per
     channel.
     """
-    with _naming(path), Image.open(path) as picture:
+    with reading(path), Image.open(path) as picture:
         if picture.mode.startswith(("I", "F")):
             raise ValueError(f"expected 8 bits per channel, got mode {picture.mode}")
         clear = picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info
+        if upright:
+            picture = ImageOps.exif_transpose(picture)
         return np.array(picture.convert("RGBA" if clear else "RGB"))
 
 
@@ -122,7 +142,7 @@ def cores() -> int:
 
 
 def _read_view(source: Source, downscale: int, background: str) -> tuple[View, bool]:
-    image = decode(source.path)
+    image = decode(source.path, source.upright)
     height, width = image.shape[:2]
     if not source.lens.fits(width, height):
         size = f"{source.lens.width} x {source.lens.height}"
@@ -132,6 +152,9 @@ def _read_view(source: Source, downscale: int, background: str) -> tuple[View, b
     lens = source.lens.resized(width, height)
     mask = None if source.mask is None else _read_mask(source.mask, lens)
     alpha = image[..., 3:] if image.shape[2] == 4 and image[..., 3].min() < 255 else None
+    if source.cut and mask is not None:
+        inside, mask = mask[..., None].astype(np.uint8) * 255, None
+        alpha = inside if alpha is None else np.minimum(alpha, inside)
     clear = alpha is not None
     image = image[..., :3] if alpha is None else _compose(image[..., :3], alpha, BACKGROUNDS[background])
     if lens.distorted:
@@ -139,8 +162,9 @@ def _read_view(source: Source, downscale: int, background: str) -> tuple[View, b
         alpha = None if alpha is None else undistort(alpha, lens)[0]
         mask = inside if mask is None else inside & (undistort(mask[..., None], lens)[0][..., 0] > 0.999)
         mask = None if mask.all() else mask
-    if downscale > 1:
-        width, height = (max(1, int(n / downscale + 0.5)) for n in (width, height))
+    reduction = downscale * max(1.0, max(width, height) / source.side_max if source.side_max else 1.0)
+    if reduction > 1:
+        width, height = (max(1, int(n / reduction + 0.5)) for n in (width, height))
         image = area_mean(image, height, width)
         alpha = None if alpha is None else area_mean(alpha, height, width)
         mask = None if mask is None else area_mean(mask[..., None], height, width)[..., 0] > 0.999
@@ -200,7 +224,7 @@ def _mean_rows(image: np.ndarray, count: int) -> np.ndarray:
 
 
 @contextmanager
-def _naming(path: Path) -> Iterator[None]:
+def reading(path: Path) -> Iterator[None]:
     """Turns what Pillow raises for a broken file into one ValueError that names it."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such image")

@@ -5,16 +5,19 @@ Pictures stay uint8 in memory, [H,W,3], sRGB.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from splatexp.cameras import Camera
+from splatexp.devices import sent
 
 Colour = tuple[float, float, float]
 
@@ -54,7 +57,33 @@ class View:
     @cached_property
     def sha256(self) -> str:
         """SHA-256 of the ground truth's bytes (uint8, rows of RGB)."""
-        return hashlib.sha256(self.image.numpy().tobytes()).hexdigest()
+        return hashlib.sha256(self.image.cpu().numpy().tobytes()).hexdigest()
+
+    @property
+    def planes(self) -> dict[str, Tensor]:
+        """What there is of its image, mask and alpha, by name."""
+        planes = {"image": self.image, "mask": self.mask, "alpha": self.alpha}
+        return {name: plane for name, plane in planes.items() if plane is not None}
+
+    def to(self, device: torch.device) -> View:
+        """The same view on a device: itself where it is there."""
+        if self.image.device == device:
+            return self
+        planes: dict[str, Any] = {name: sent(plane, device) for name, plane in self.planes.items()}
+        return replace(self, camera=self.camera.to(device), _coarse=None, **planes)
+
+    def at(self, camera: Camera) -> View:
+        """The same picture seen by another camera of its size; what is kept of the picture is kept."""
+        moved = copy.copy(self)
+        moved.camera = camera
+        if self._coarse is not None:
+            moved._coarse = (*self._coarse[:-1], camera.reduced(self._coarse[0]))
+        return moved
+
+    def pin(self) -> None:
+        """Keep its planes in pinned memory from now on, from which a device copies in its own time."""
+        for name, plane in self.planes.items():
+            setattr(self, name, plane.pin_memory())
 
     def target(
         self, factor: int = 1, background: Tensor | None = None
@@ -62,9 +91,9 @@ class View:
         """What a render of this view is compared with.
 
         factor: blocks of factor x factor pixels become one, by their mean; a coarse pixel is used if all its
-        pixels are. background: [3], replaces the one that an image with alpha was composed on; ignored
-        without alpha. Returns image float [1,h,w,3] in [0,1], mask float [1,h,w,1] of 0 and 1 or None, and
-        the camera of that size.
+        pixels are. background: [3] on the CPU, replaces the one that an image with alpha was composed on;
+        ignored without alpha. Returns image float [1,h,w,3] in [0,1], mask float [1,h,w,1] of 0 and 1 or
+        None, and the camera of that size.
         """
         if factor == 1:
             image, mask, alpha, camera = self.image / 255, self.mask, self.alpha, self.camera
@@ -72,11 +101,12 @@ class View:
             image, mask, alpha, camera = self._reduced(factor)
         if alpha is not None and background is not None and tuple(background.tolist()) != self.background:
             through = torch.rsub(alpha / 255, 1.0)[..., None]
-            image = torch.addcmul(image, through, background - background.new_tensor(self.background))
+            change = background - background.new_tensor(self.background)
+            image = torch.addcmul(image, through, sent(change, image.device))
         return image[None], None if mask is None else mask[None, ..., None].float(), camera
 
     def _reduced(self, factor: int) -> tuple[Tensor, Tensor | None, Tensor | None, Camera]:
-        """Image in [0,1], mask, alpha (float, 0-255) and camera at 1/factor; the last factor is kept."""
+        """Image in [0,1], mask, alpha (float, 0-255), camera at 1/factor; the CPU keeps the last factor."""
         if self._coarse is None or self._coarse[0] != factor:
             if not 1 <= factor <= min(self.camera.height, self.camera.width):
                 size = f"{self.camera.width} x {self.camera.height}"
@@ -90,7 +120,10 @@ class View:
             image = mean(self.image) / 255
             mask = None if self.mask is None else mean(self.mask)[..., 0] == 1
             alpha = None if self.alpha is None else mean(self.alpha)[..., 0]
-            self._coarse = (factor, image, mask, alpha, self.camera.reduced(factor))
+            coarse = (factor, image, mask, alpha, self.camera.reduced(factor))
+            if not image.is_cpu:  # it is made anew in no time, and memory is dear
+                return coarse[1:]
+            self._coarse = coarse
         return self._coarse[1:]
 
 
@@ -102,9 +135,10 @@ class Scene:
     extent: 1.1 times the largest distance of a training camera to the mean of them, world units; 0 = compute
     it. background: the colour in [0,1] that lies behind the images, None = black. random_background: train on
     random colours behind the alpha (held-out views keep `background`). fingerprint: SHA-256 over images,
-    masks, cameras and points; "" = compute it. Raises ValueError, one line, for an empty or overlapping
-    split, for NaN and for points at a camera's centre. Source of the extent: 3DGS (Kerbl et al. 2023),
-    getNerfppNorm in the authors' code.
+    masks, cameras and points; "" = compute it. truth: the true cameras of `train`, where others are given.
+    given: the cameras that the data gave, where those of `train` have been learned. Raises ValueError, one
+    line, for an empty or overlapping split, for NaN and for points at a camera's centre. Source of the
+    extent: 3DGS (Kerbl et al. 2023), getNerfppNorm in the authors' code.
     """
 
     name: str
@@ -116,6 +150,8 @@ class Scene:
     background: Colour | None = None
     random_background: bool = False
     fingerprint: str = ""
+    truth: list[Camera] | None = None
+    given: list[Camera] | None = None
 
     def __post_init__(self) -> None:
         if not self.train:
@@ -129,6 +165,18 @@ class Scene:
         """Index of the training view of `step`: every epoch in a new order, from (seed, step) alone."""
         epoch, place = divmod(step, len(self.train))
         return int(_order(len(self.train), seed, epoch)[place])
+
+    @property
+    def first_cameras(self) -> list[Camera]:
+        """The cameras of `train` as the data gave them."""
+        return self.given or [view.camera for view in self.train]
+
+    def moved(self, cameras: Sequence[Camera]) -> Scene:
+        """The same scene, its training views with other cameras; extent and fingerprint stay."""
+        other = copy.copy(self)
+        other.given = self.first_cameras
+        other.train = [view.at(camera) for view, camera in zip(self.train, cameras, strict=True)]
+        return other
 
     def _check_views(self) -> None:
         for view in self.train + self.test:

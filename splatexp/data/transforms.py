@@ -18,9 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from splatexp.cameras import Camera
 from splatexp.data.colmap import data_folder
-from splatexp.data.images import BACKGROUNDS, Source, find_masks, image_size, read_views
+from splatexp.data.images import BACKGROUNDS, Source, count_inside, find_masks, image_size, read_views
 from splatexp.data.lens import Lens
+from splatexp.data.perturb import Perturb
 from splatexp.data.scene import Scene, hold_out
 
 MODELS = ("SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "OPENCV_FISHEYE", "PERSPECTIVE")
@@ -35,8 +37,10 @@ class Transforms:
     mask_path, or the folder masks/ beside the images' (same stems, white = use), when there is one.
     test_every: hold out every n-th frame by name, from the first; 0 = none; a split of the data set's own
     (two files, or lists of train_filenames and test_filenames) wins over it. background: white, black or
-    random, behind images with alpha; with random, held-out views are seen on white. train_file, test_file:
-    names of the two files.
+    random, behind images with alpha; with random, held-out views are seen on white. cutout: what masks leave
+    out is transparent, and shows the background: silhouettes count in the loss, and held-out views are
+    measured inside their masks. train_file, test_file: names of the two files. perturb: makes the poses
+    worse.
     """
 
     path: str = field(metadata={"unit": "path"})
@@ -46,6 +50,8 @@ class Transforms:
     background: str = "white"
     train_file: str = "transforms_train.json"
     test_file: str = "transforms_test.json"
+    cutout: bool = False
+    perturb: Perturb = field(default_factory=Perturb)
 
     def load(self) -> Scene:
         """Reads everything. Raises FileNotFoundError and ValueError, one line that names the file."""
@@ -54,17 +60,20 @@ class Transforms:
         doubled = {source.path.resolve() for source in train} & {source.path.resolve() for source in test}
         if doubled:
             raise ValueError(f"{root}: held-out view {min(doubled).name} is also trained on")
-        views, clear = read_views(_shortened(train + test), self.downscale, self.background)
+        sources = [replace(source, cut=self.cutout) for source in _shortened(train + test)]
+        views, clear = read_views(sources, self.downscale, self.background)
+        train_views, test_views = views[: len(train)], views[len(train) :]
         points, colors = _points(root, meta)
-        return Scene(
+        scene = Scene(
             name=root.resolve().name,
-            train=views[: len(train)],
-            test=views[len(train) :],
+            train=train_views,
+            test=count_inside(test_views) if self.cutout else test_views,
             points=points,
             colors=colors,
             background=BACKGROUNDS[self.background] if clear else None,
             random_background=clear and self.background == "random",
         )
+        return self.perturb(scene)
 
     def _frames(self, root: Path) -> tuple[dict, list[Source], list[Source]]:
         """The JSON of the training half, and the two halves, each sorted by name."""
@@ -87,6 +96,25 @@ class Transforms:
             return meta, [s for s in sources if s.name in kept], [s for s in sources if s.name in held]
         halves = list(zip(sources, hold_out(names, self.test_every), strict=True))
         return meta, [s for s, out in halves if not out], [s for s, out in halves if out]
+
+
+def true_cameras(file: Path) -> dict[str, Camera]:
+    """The cameras in a file of this kind by the stems of their images, which need not be there.
+
+    Raises: FileNotFoundError, ValueError with one line.
+    """
+    meta, cameras = _json(file), {}
+    for frame in meta["frames"]:
+        name, settings = _name(file, frame.get("file_path")), {**meta, **frame}
+        if "w" not in settings or "h" not in settings:
+            raise ValueError(f"{file}: frame {name}: expected w and h, the size of its image")
+        lens = _lens(settings, int(settings["w"]), int(settings["h"]))
+        pose, K = (
+            torch.tensor(matrix, dtype=torch.float32)[None]
+            for matrix in (_viewmat(frame.get("transform_matrix")), lens.matrix)
+        )
+        cameras[PurePosixPath(name).stem] = Camera(pose, K, lens.width, lens.height)
+    return cameras
 
 
 def _shortened(sources: list[Source]) -> list[Source]:

@@ -17,6 +17,8 @@ LABELS = {
     "psnr": ("PSNR", "dB", 2),
     "psnr_u8": ("PSNR of 8-bit pictures", "dB", 2),
     "ssim": ("SSIM", "", 4),
+    "psnr_aligned": ("PSNR, poses fitted", "dB", 2),
+    "ssim_aligned": ("SSIM, poses fitted", "", 4),
     "lpips_vgg": ("LPIPS (VGG)", "", 4),
     "lpips_alex": ("LPIPS (AlexNet)", "", 4),
     "lpips_vgg01": ("LPIPS (VGG on [0, 1])", "", 4),

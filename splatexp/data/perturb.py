@@ -1,0 +1,77 @@
+"""Known cameras made worse on purpose, to see what learning them brings back."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from splatexp.cameras import Camera, focus
+from splatexp.choices import check_range
+from splatexp.motion import composed, exp_map, moved
+from splatexp.turntable import upright
+
+if TYPE_CHECKING:
+    from splatexp.data.scene import Scene
+
+
+@dataclass
+class Perturb:
+    """How far the training cameras are off; the true ones stay with the scene, and so do the held-out ones.
+
+    orbit: degrees, each camera's yaw and pitch about what all look at are off by up to so much, uniformly.
+    rotation: degrees, each camera is turned by so much about an axis of its own. translation: each is shifted
+    by this share of the scene's extent, anywhere. focal: percent by which all focal lengths are too long.
+    seed: of what is random.
+    """
+
+    orbit: float = 0.0
+    rotation: float = 0.0
+    translation: float = 0.0
+    focal: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("orbit", "rotation", "translation"):
+            check_range(f"data.perturb.{name}", getattr(self, name), 0)
+        check_range("data.perturb.focal", self.focal, -99)
+
+    def __call__(self, scene: Scene) -> Scene:
+        """The scene with worse training cameras; itself where nothing is off."""
+        if not (self.orbit or self.rotation or self.translation or self.focal):
+            return scene
+        truth = [view.camera for view in scene.train]
+        random = torch.Generator().manual_seed(self.seed)
+        viewmats = torch.cat([camera.viewmats for camera in truth]).double()
+        viewmats = self._turned(viewmats, truth, random)
+        count, still = len(truth), torch.zeros(len(truth), 3, dtype=torch.float64)
+        axes = _directions(count, random) * math.radians(self.rotation)
+        along = _directions(count, random) * (self.translation * scene.extent)
+        viewmats = composed(exp_map(torch.cat([axes, still], 1))[0], along, viewmats)
+        zoom = torch.tensor([1 + self.focal / 100] * 2 + [1.0])
+        views = []
+        for view, matrix in zip(scene.train, viewmats, strict=True):
+            K = view.camera.Ks * zoom[:, None]
+            K[:, :2, 2] = view.camera.Ks[:, :2, 2]
+            views.append(view.at(Camera(matrix[None].float(), K, view.camera.width, view.camera.height)))
+        return replace(scene, train=views, truth=scene.truth or truth, extent=0.0, fingerprint="")
+
+    def _turned(self, viewmats: Tensor, truth: list[Camera], random: torch.Generator) -> Tensor:
+        """Off in yaw, about the scene's up, and in pitch, about each camera's right."""
+        turns = torch.rand(len(truth), 2, generator=random, dtype=torch.float64) * 2 - 1
+        turns *= math.radians(self.orbit)
+        up, still = upright(truth).double(), torch.zeros(len(truth), 3, dtype=torch.float64)
+        right = viewmats[:, 0, :3] - (viewmats[:, 0, :3] @ up)[:, None] * up
+        right = torch.nn.functional.normalize(right, dim=1)
+        yaw = exp_map(torch.cat([turns[:, :1] * up, still], 1))[0]
+        pitch = exp_map(torch.cat([turns[:, 1:] * right, still], 1))[0]
+        return moved(viewmats, pitch @ yaw, still, focus(truth).double())
+
+
+def _directions(count: int, random: torch.Generator) -> Tensor:
+    """Unit vectors [count,3], uniform."""
+    vectors = torch.randn(count, 3, generator=random, dtype=torch.float64)
+    return torch.nn.functional.normalize(vectors, dim=1)

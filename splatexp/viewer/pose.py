@@ -1,0 +1,96 @@
+"""Where a client stands, as a camera; and cameras as a browser wants them.
+
+Notation: a pose is a quaternion (w,x,y,z) camera -> world with OpenCV axes, and a position in the world.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from splatexp.cameras import Camera, focus
+from splatexp.geometry import quaternions, rotations
+
+FRAMES = 24  # of a flight
+SECONDS = 0.7  # that it takes
+
+
+@dataclass(frozen=True, eq=False)
+class Pose:
+    """Where a client stands and how much it sees."""
+
+    wxyz: np.ndarray  # [4]
+    position: np.ndarray  # [3]
+    fov: float  # vertical, radians
+
+    @property
+    def rotation(self) -> np.ndarray:
+        """[3,3] camera -> world."""
+        return rotations(torch.as_tensor(self.wxyz, dtype=torch.float64)[None])[0].numpy()
+
+    def camera(self, width: int, height: int) -> Camera:
+        """The camera of a picture of so many px, C = 1."""
+        rotation = self.rotation.T
+        viewmat = torch.eye(4, dtype=torch.float64)
+        viewmat[:3, :3] = torch.from_numpy(rotation.copy())
+        viewmat[:3, 3] = torch.from_numpy(-rotation @ self.position)
+        f = height / 2 / math.tan(self.fov / 2)
+        K = torch.tensor([[f, 0.0, width / 2], [0.0, f, height / 2], [0.0, 0.0, 1.0]])
+        return Camera(viewmat.float()[None], K[None], width, height)
+
+
+def pose_of(camera: Camera, aspect: float = 0.0) -> Pose:
+    """The pose of a camera (C = 1); all of its picture fits on a canvas of width / height = `aspect`."""
+    matrix = camera.viewmats[0].detach().cpu().double()
+    K = camera.Ks[0].detach().cpu().double().numpy()
+    up = max(K[1, 2], camera.height - K[1, 2]) / K[1, 1]  # tangents from the axis to the farther border
+    across = max(K[0, 2], camera.width - K[0, 2]) / K[0, 0]
+    half = max(up, across / aspect) if aspect > 0 else up
+    rotation = matrix[:3, :3].T
+    wxyz = quaternions(rotation[None])[0]
+    return Pose(wxyz.numpy(), (-rotation @ matrix[:3, 3]).numpy(), float(2 * math.atan(half)))
+
+
+def flight(start: Pose, end: Pose, frames: int = FRAMES) -> Iterator[Pose]:
+    """The poses on the way, the last one `end` itself: eased, straight, and the shorter way round."""
+    one, other = start.wxyz / np.linalg.norm(start.wxyz), end.wxyz / np.linalg.norm(end.wxyz)
+    other = -other if one @ other < 0 else other
+    angle = math.acos(min(1.0, float(one @ other)))
+    for index in range(1, frames):
+        t = index / frames
+        t = t * t * (3 - 2 * t)
+        low, high = (1 - t, t) if angle < 1e-4 else (math.sin((1 - t) * angle), math.sin(t * angle))
+        wxyz = low * one + high * other
+        middle = start.position + t * (end.position - start.position)
+        yield Pose(wxyz / np.linalg.norm(wxyz), middle, start.fov + t * (end.fov - start.fov))
+    yield end
+
+
+def target_of(pose: Pose, cameras: Sequence[Camera]) -> np.ndarray:
+    """What a client at a pose turns around [3]: on its axis, as far away as what all cameras look at."""
+    forward = pose.rotation[:, 2]
+    middle = focus(cameras).double().cpu().numpy()
+    far = float((middle - pose.position) @ forward)
+    return pose.position + forward * (
+        far if far > 1e-6 else float(np.linalg.norm(middle - pose.position)) or 1.0
+    )
+
+
+def nearest(camera: Camera, cameras: Sequence[Camera], extent: float) -> int:
+    """Index of the camera that sees most nearly what `camera` does: by distance / extent + 1 - cos(angle)."""
+    gap = torch.cat([each.centers for each in cameras]).cpu() - camera.centers.cpu()
+    turn = 1 - torch.cat([each.forwards for each in cameras]).cpu() @ camera.forwards[0].cpu()
+    return int((gap.norm(dim=1) / extent + turn).argmin())
+
+
+def frustum_size(cameras: Sequence[Camera], extent: float) -> float:
+    """World units: so large a frustum that those of neighbours hardly touch."""
+    centers = torch.cat([camera.centers for camera in cameras]).double()
+    if len(centers) < 2:
+        return 0.04 * extent
+    gaps = torch.cdist(centers, centers).fill_diagonal_(math.inf).amin(1)
+    return float(min(max(0.3 * float(gaps.median()), 0.01 * extent), 0.04 * extent))
