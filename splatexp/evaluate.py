@@ -1,7 +1,7 @@
 """Held-out views: numbers per view and their means, pictures, and the result file.
 
     python -m splatexp.evaluate run=<folder> [lpips_weights=<folder>] [renders=true|false]
-        [turntable=true|false] [turntable_frames=120] [turntable_fps=30] [align=true|false] [align_steps=60]
+        [turntable=true|false] [turntable_frames=120] [turntable_fps=30] [align=true|false] [align_steps=100]
 
 measures a finished run again and replaces its metrics.json; its times and overrides stay what they were.
 """
@@ -47,7 +47,7 @@ class Evaluate:
     turntable_frames: int = 120
     turntable_fps: int = 30
     align: bool = False  # also score held-out views whose poses were fitted; learned cameras always do
-    align_steps: int = 60  # a view
+    align_steps: int = 100  # a view
     pictures: int = 0  # steps between sheets of training views, pictures/step_<steps>.png; 0: none
 
     def __post_init__(self) -> None:

@@ -24,7 +24,7 @@ WHAT = ("views", "turntable")
 
 
 def draw(splats: Splats, raster: Rasterizer, scene: Scene, camera: Camera) -> Tensor:
-    """What `camera`, of any device, sees: [C,H,W,3] in [0,1], on the scene's background, with all SH bands."""
+    """What `camera`, of any device, sees: [C,H,W,3] in [0,1], on the scene's background, of all SH bands."""
     import torch
 
     background = torch.tensor(scene.background or (0.0, 0.0, 0.0)).to(raster.device).expand(len(camera), 3)

@@ -158,7 +158,7 @@ def test_missing_parts_are_named(tmp_path):
         Colmap("").load()
     with pytest.raises(FileNotFoundError, match="no COLMAP model"):
         load(tmp_path)
-    with pytest.raises(FileNotFoundError, match="found none of them"):
+    with pytest.raises(FileNotFoundError, match="found none"):
         detect(str(tmp_path))
     write_colmap(tmp_path, views=3)
     with pytest.raises(FileNotFoundError, match="images_8: no such folder of images"):

@@ -30,7 +30,17 @@ KERNEL_DOORS |= {"poses.rig", "raster.additive"}
 ENTRY_POINTS = {"__main__", "doctor.__main__", "finished", "evaluate", "render", "resume"}
 ENTRY_POINTS |= {"view", "job", "multirun", "study.__main__", "study.conduct"}  # they print, open runs
 ONLY = {  # module -> what of the package it may import
-    "train": {"data.resident", "data.scene", "densify.strategy", "devices", "dropout", "importance", "losses", "optimizer", "progress"}
+    "train": {
+        "data.resident",
+        "data.scene",
+        "densify.strategy",
+        "devices",
+        "dropout",
+        "importance",
+        "losses",
+        "optimizer",
+        "progress",
+    }
     | {"poses", "raster", "record", "regularizers", "schedules", "seeds", "smoothing", "splats"},
     "explain": set(),
     "choices": set(),
@@ -123,7 +133,9 @@ def test_who_imports_whom(path):
     if name not in ENTRY_POINTS | {"config", "options", "tests"}:
         assert not own(path) & {"run", "config"}
     if name.partition(".")[0] == "data":
-        assert own(path) <= {"atomic", "cameras", "choices", "devices", *PURE} | {n for n in own(path) if n.startswith("data")}
+        assert own(path) <= {"atomic", "cameras", "choices", "devices", *PURE} | {
+            n for n in own(path) if n.startswith("data")
+        }
 
 
 def test_the_kernels_know_nothing_of_the_house():

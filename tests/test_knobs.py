@@ -18,7 +18,17 @@ from splatexp.losses import Loss
 from splatexp.optimizer import Adam, Decay
 from splatexp.poses import SE3, Orbit, Rot6d
 from splatexp.raster import CPU, Additive
-from splatexp.regularizers import SH, Erank, Opacity, Scale, ScaleBounds, ScreenScale, Spatial, Thin, Transmittance
+from splatexp.regularizers import (
+    SH,
+    Erank,
+    Opacity,
+    Scale,
+    ScaleBounds,
+    ScreenScale,
+    Spatial,
+    Thin,
+    Transmittance,
+)
 from splatexp.regularizers import Logit as LogitPull
 from splatexp.schedules import Curve, Dash, Schedule
 from splatexp.schema import Refused

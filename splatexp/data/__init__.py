@@ -22,5 +22,5 @@ def detect(path: str) -> str:
         if photographs(folder):
             return "photos"
         raise FileNotFoundError(
-            f"{folder}: expected a COLMAP model (sparse/0), a transforms.json or photographs, found none of them"
+            f"{folder}: expected a COLMAP model (sparse/0), a transforms.json or photographs, found none"
         ) from None

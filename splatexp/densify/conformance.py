@@ -68,9 +68,7 @@ def check(
         strategy = exercise.compressed(strategy, exercise.STEPS / steps)
         learned = exercise.compressed(learned, exercise.STEPS / steps, every=1)
     if missing := strategy.wants - raster.offers:
-        raise ValueError(
-            f"raster: expected one that gives {', '.join(sorted(missing))}, got {raster.name}"
-        )
+        raise ValueError(f"raster: expected one that gives {', '.join(sorted(missing))}, got {raster.name}")
     fit = partial(_fit, strategy, learned, raster, seed)
     watch = _Watch(deepcopy(strategy))
     whole = fit(watch)

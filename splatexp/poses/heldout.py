@@ -27,8 +27,8 @@ RATE = 2e-3  # Adam's at the start: radians, and shares of the distance to what 
 FACTORS = (4, 2, 1)  # a third of the steps each: pictures are reduced by these
 LEAST = 64  # px of the shorter side that a reduction leaves
 ALIGNED = {
-    "carried": "the held-out camera moved as the training cameras were: by the similarity that leads from the "
-    "true ones, or those given where they are unknown, to those learned",
+    "carried": "the held-out camera moved as the training cameras were: by the similarity from the true "
+    "ones, or those given where they are unknown, to those learned",
     "aligned": "then its pose fitted to the held-out picture, the Gaussians resting",
 }
 
