@@ -110,7 +110,7 @@ def test_composing_gives_plain_objects():
         ("tracker=[csv,tensorbord]", "did you mean tensorboard?"),
         ("regularizer=[opacty]", "did you mean opacity?"),
         ("regularizer.scale.weight=1", "regularizer.scale: needs regularizer=[scale]"),
-        ("data.masks=false", "data.masks: needs data=colmap or data=transforms"),
+        ("data.masks=false", "data.masks: needs data=colmap or data=photos or data=transforms"),
         ("tracker.csv.x=1", "tracker.csv.x: no such key; tracker.csv has none"),
         ("tracker.csv=null", "tracker.csv: expected"),
         ("steps=abc", "steps: expected a whole number, got 'abc'"),

@@ -35,9 +35,10 @@ class Photos:
 
     path: folder of the photographs. yaw, pitch: degrees, one for each photograph in their order, held-out
     ones included; none: yaws evenly over `spread`, pitches 0. spread: degrees from the first photograph to
-    the last; 360: all the way round. focal: focal length in longer sides of the picture; 0: from the EXIF
-    data where they tell it, else 1.2. distance: world units. test: names of the photographs that are held
-    out. truth: a transforms.json with the true cameras, for measuring; held-out views get theirs from it.
+    the last, positive where the camera went to the right, negative to the left; 360: all the way round.
+    focal: focal length in longer sides of the picture; 0: from the EXIF data where they tell it, else 1.2.
+    distance: world units. test: names of the photographs that are held out. truth: a transforms.json with
+    the true cameras, for measuring; held-out views get theirs from it.
     masks: use the folder masks/ beside the photographs (same stems, white = object) when there is one.
     cutout: what masks leave out is transparent, and shows the background; false: it counts for nothing.
     background: white, black or random, behind transparent pictures; also the colour of the backdrop where
@@ -66,7 +67,7 @@ class Photos:
         return not (self.yaw or self.pitch)
 
     def __post_init__(self) -> None:
-        check_range("data.spread", self.spread, 0, 360)
+        check_range("data.spread", self.spread, -360, 360)
         check_range("data.focal", self.focal, 0)
         check_range("data.distance", self.distance, 1e-6)
         check_range("data.side_max", self.side_max, 0)
@@ -112,7 +113,7 @@ class Photos:
             if given and len(given) != count:
                 files = f"{names[0]} to {names[-1]}"
                 raise ValueError(f"data.{name}: expected {count} angles, of {files}, got {len(given)}")
-        gap = self.spread / (count if self.spread == 360 else max(1, count - 1))
+        gap = self.spread / (count if abs(self.spread) == 360 else max(1, count - 1))
         yaw = self.yaw or [index * gap - self.spread / 2 for index in range(count)]
         return list(zip(yaw, self.pitch or [0.0] * count, strict=True))
 
