@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT / "kernels"), str(ROOT / "tests" / "kernels")]
+sys.path += [str(ROOT / "tests" / "kernels"), str(ROOT / "kernels")]  # what is installed comes first
 
 INPUTS = ("means", "quats", "scales", "opacities", "viewmats", "Ks", "sh0", "shN", "background")
 WIDTH, HEIGHT = 40, 30

@@ -87,7 +87,7 @@ def test_a_training_is_run_and_its_waits_are_counted(monkeypatch):
     told = gpu_train.COUNTING.replace("try:", "warnings.warn('synchronizes')\ntry:")
     overrides = ["raster=cpu", "steps=2", "data.size=32", "data.train_views=4", "data.test_views=1"]
     row = gpu_train.once([*overrides, *gpu_train.PLAIN], ("-c", switch + told))
-    assert row["waits"] == 1 and row["psnr"] > 5 and row["train_seconds"] > 0, row
+    assert row.get("waits") == 1 and row["psnr"] > 5 and row["train_seconds"] > 0, row
     row = gpu_train.once(["raster=nothing"])
     assert list(row) == ["error"] and "nothing" in row["error"]
     assert not gpu_train.lacking()
