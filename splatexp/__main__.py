@@ -44,7 +44,7 @@ EXAMPLES = {
     "importance": "importance=mlp",
     "schedule": "schedule=progressive",
     "raster": "raster.prefilter=true",
-    "camera": "camera=se3 data.perturb.rotation=0.5",
+    "camera": "camera=se3 data.path=lego",
     "regularizer": "regularizer=[opacity,scale] regularizer.opacity.weight=0.001",
     "tracker": "tracker=[console,csv]",
 }

@@ -12,6 +12,7 @@ Source: Zhao et al. 2024, "On Scaling Up 3D Gaussian Splatting Training" (Grende
 
 from __future__ import annotations
 
+import atexit
 import copy
 import os
 import tempfile
@@ -67,6 +68,7 @@ def start(environment: Mapping[str, str] = os.environ) -> None:
         )
     torch.cuda.set_device(local)
     dist.init_process_group("nccl", timeout=PATIENCE, device_id=torch.device("cuda", local))
+    atexit.register(dist.destroy_process_group)  # its threads must end before the interpreter does
     dist.barrier()
 
 

@@ -151,6 +151,7 @@ def main(rank: int, folder: Path, case: str) -> None:
     Gsplat.require, Gsplat.why = lambda self: None, "gsplat stands in"
     said = whole(rank, folder) if case == "run" else loop(rank, folder, case)
     (folder / f"said{rank}.json").write_text(json.dumps(said))
+    dist.destroy_process_group()  # its threads must end before the interpreter does
 
 
 if __name__ == "__main__":

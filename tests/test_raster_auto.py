@@ -1,7 +1,6 @@
 """raster=auto: what it takes, that it says so, and how one that cannot run here is refused."""
 
 import json
-import sys
 import time
 
 import pytest
@@ -97,13 +96,8 @@ def test_what_cannot_run_here_is_refused_before_anything_is_loaded(machine, tmp_
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_the_command_ends_with_one_line(tmp_path, monkeypatch, capsys):
-    from splatexp.__main__ import main
-
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["splatexp", "raster=gsplat", "tracker=[]"])
-    monkeypatch.setattr("warnings.formatwarning", None)
-    assert main() == 2
+def test_the_command_ends_with_one_line(command, tmp_path, capsys):
+    assert command("raster=gsplat", "tracker=[]") == 2
     said = capsys.readouterr()
     line = f"error: raster: gsplat cannot run here: {door.gpu_missing()}; what can: raster=cpu\n"
     assert said.err == line and not said.out and not list(tmp_path.iterdir())

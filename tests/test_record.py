@@ -34,13 +34,6 @@ PROMISED = """loss loss_mean loss_l1 loss_ssim loss_opacity loss_scale loss_impo
     seconds_log steps_per_second""".split()
 
 
-@pytest.fixture(autouse=True)
-def threads():
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.mark.filterwarnings("default")
 def test_every_tracker_has_all_that_is_promised(tmp_path, capsys, offline):  # noqa: F811
     result = build(compose([*SMALL, *WORDS]))(tmp_path, ["some=override"])

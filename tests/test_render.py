@@ -14,6 +14,7 @@ from result_cases import Flat, scene, splats
 
 from splatexp import figures, finished, render
 from splatexp.cameras import Camera, look_at
+from splatexp.evaluate import Evaluate
 from splatexp.figures import colormap, save_comparison, save_png, save_video
 from splatexp.finished import arguments
 from splatexp.turntable import turntable, upright
@@ -160,7 +161,7 @@ def test_film_of_the_gaussians_through_the_reference(tmp_path: Path) -> None:
 
 def test_render_draws_a_finished_run(tmp_path: Path, monkeypatch, capsys) -> None:
     class Run:
-        raster = Flat()
+        raster, evaluate = Flat(), Evaluate()
 
     monkeypatch.setattr(finished, "open_run", lambda folder: (Run(), scene(masked=True), splats()))
     monkeypatch.setattr("sys.argv", ["render", f"run={tmp_path}"])

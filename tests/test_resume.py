@@ -113,13 +113,6 @@ def test_a_signal_finishes_the_step_saves_and_says_so(number, tmp_path):
 # ---- in this process
 
 
-@pytest.fixture(autouse=True)
-def threads():
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
 def made(*words):
     return build(compose([*SMALL, "data.size=48", "data.points=150", "threads=1", "raster=cpu", *words]))
 

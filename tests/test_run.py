@@ -3,9 +3,7 @@
 import csv
 import errno
 import json
-import logging
 import resource
-import warnings
 from pathlib import Path
 
 import pytest
@@ -19,31 +17,6 @@ PRESETS = sorted(path.stem for path in (conf_dir() / "preset").glob("*.yaml"))
 TINY = ["data.size=48", "data.train_views=5", "data.test_views=2", "data.points=150", "data.samples=1"]
 TINY += ["data.cache=false", "evaluate.turntable=false", "threads=1", "tracker=[csv]"]
 BARE = [*TINY, "evaluate.renders=false"]
-
-
-@pytest.fixture(autouse=True)
-def threads():
-    """A run sets torch's threads: put them back."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture
-def command(tmp_path, monkeypatch):
-    """The command line in this process, in an empty folder; gives the exit status."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)  # main sets its own
-    for logger in (logging.root, logging.getLogger("hydra")):  # and Hydra these
-        monkeypatch.setattr(logger, "handlers", list(logger.handlers))
-        monkeypatch.setattr(logger, "level", logger.level)
-        monkeypatch.setattr(logger, "propagate", logger.propagate)
-
-    def call(*words: str) -> int:
-        monkeypatch.setattr("sys.argv", ["splatexp", *words])
-        return __main__.main()
-
-    return call
 
 
 def rows_of(folder: Path) -> list[dict[str, str]]:

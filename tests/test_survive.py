@@ -28,13 +28,6 @@ SMALL += [
 ]
 
 
-@pytest.fixture(autouse=True)
-def threads():
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
 def made(*words):
     return build(compose([*SMALL, *words]))
 
