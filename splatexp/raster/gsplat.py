@@ -101,9 +101,7 @@ class Gsplat(Rasterizer):
         import gsplat
 
         scales, opacities = splats.drawn()
-        bands = (
-            sh_degree + 1
-        ) ** 2 - 1  # those above get no gradient, and where none is left no optimizer step
+        bands = (sh_degree + 1) ** 2 - 1  # those above get no gradient: where all rest, no optimizer step
         coefficients = torch.cat([splats.sh0, splats.shN[:, :bands]], 1) if sh_degree else splats.sh0
         image, alpha, meta = gsplat.rasterization(
             splats.means, splats.quats, scales, dropped(opacities, dropout), coefficients,
