@@ -7,7 +7,7 @@ import pytest
 import tiny
 import torch
 
-from splatexp.raster import CPU, Reference
+from splatexp.raster import CPU, Additive, Reference
 from splatexp.viewer.browser import gaussians, thumbnail
 from splatexp.viewer.modes import MODES, Studio, counted, offered
 from splatexp.viewer.pose import Pose, flight, nearest, pose_of
@@ -39,6 +39,7 @@ def test_every_mode_draws_and_changes_nothing():
     with pytest.raises(ValueError, match="mode: expected one of colour, .*, got 'hue'"):
         made.picture(tiny.cameras()[0], "hue")
     assert offered(Reference(), True) == list(MODES) and "age" not in offered(CPU(), False)
+    assert {"importance", "contributions"}.isdisjoint(offered(Additive(), True))
     with pytest.raises(ValueError, match="age: a .ply does not tell it"):
         studio(ages=False).picture(tiny.cameras()[0], "age")
 

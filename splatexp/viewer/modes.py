@@ -200,6 +200,8 @@ MODES: dict[str, Callable[[Studio, Camera], tuple[Tensor, str]]] = {
 def offered(raster: Rasterizer, ages: bool) -> list[str]:
     """The modes that can be had with a rasterizer."""
     missing = set() if ages else {"age"}
+    if "weight_sum" not in raster.offers:
+        missing.add("importance")
     try:
         replace(raster, max_splats_per_pixel=1)
     except (TypeError, ValueError):  # it has no such knob, or refuses it
