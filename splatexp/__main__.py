@@ -24,6 +24,7 @@ HELP = """splatexp {version}: Gaussian splatting, trained, measured and compared
   python -m splatexp preset=balanced data.path=photos steps=7000 seed=1
   python -m splatexp -m preset=quick,balanced seed=0,1          every combination, one run each, once
   python -m splatexp -m hydra/launcher=joblib seed=0,1,2        side by side; also submitit_slurm, ray
+  python -m splatexp preset=image data.path=photo.png           a picture as a sum of Gaussians
   python -m splatexp.study study=density scenes=[photos]        which is better, by how much, and is it noise
   python -m splatexp.evaluate run=<folder>                      measure a finished run again
   python -m splatexp.render run=<folder>                        draw it again
@@ -40,10 +41,13 @@ Runs land in multirun/ of the current directory, or where hydra.run.dir=<folder>
 EXAMPLES = {
     "preset": "preset=memory_low",
     "data": "data=transforms data.path=lego data.downscale=2",
+    "model": "model.init=random",
     "densify": "densify=adc densify.grow.score=absgrad densify.max_gaussians=1_000_000",
     "importance": "importance=mlp",
     "schedule": "schedule=progressive",
+    "optimizer": "optimizer.means=3e-4",
     "raster": "raster.prefilter=true",
+    "rate": "preset=image_codec rate.bpp=0.2",
     "camera": "camera=se3 data.path=lego",
     "regularizer": "regularizer=[opacity,scale] regularizer.opacity.weight=0.001",
     "tracker": "tracker=[console,csv]",

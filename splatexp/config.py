@@ -62,6 +62,8 @@ def _fresh(folder: str) -> str:
     raise AssertionError
 
 
+# groups that older runs say nothing of -> what they had
+BEFORE = {"camera": "fixed", "model": "model", "optimizer": "adam", "rate": "none"}
 made: list[Path] = []  # folders that this process made for runs and sweeps
 OmegaConf.register_new_resolver("fresh", _fresh, use_cache=True, replace=True)
 
@@ -138,7 +140,8 @@ def _placed(message: str, place: str, node: DictConfig) -> str:
     """A dataclass's complaint, `name: ...` or `kind.name: ...`, with the whole key before it."""
     head, _, rest = message.partition(":")
     name = head.rpartition(".")[2]
-    if " " not in head and name in node:
+    whole = not place and "." in head and OmegaConf.select(node, head) is not None
+    if " " not in head and name in node and not whole:
         return f"{place}.{name}:{rest}".lstrip(".")
     return message if not place or message.startswith(place) else f"{place}: {message}"
 
@@ -158,8 +161,9 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
     try:
         cfg = OmegaConf.merge(OmegaConf.structured(schema(Run)), OmegaConf.load(path))
         assert isinstance(cfg, DictConfig)
-        if OmegaConf.is_missing(cfg, "camera"):  # a run from before cameras could learn
-            cfg.camera = OmegaConf.structured(schema(options()["camera"]["fixed"]))
+        for group, usual in BEFORE.items():
+            if OmegaConf.is_missing(cfg, group):
+                cfg[group] = OmegaConf.structured(schema(options()[group][usual]))
         check(cfg, lambda: loader().known)
         return build(cfg)
     except Refused as error:

@@ -57,6 +57,11 @@ class Evaluate:
         check_range("evaluate.align_steps", self.align_steps, 1)
         check_range("evaluate.pictures", self.pictures, 0)
 
+    def check(self, scene: Scene) -> None:
+        """Hold it against the scene.  Raises: ValueError for what a picture has not."""
+        if scene.fitted and (self.turntable or self.align):
+            raise ValueError("turntable, align: expected false, for a picture has no cameras")
+
 
 def evaluate(
     splats: Splats, raster: Rasterizer, scene: Scene, folder: str | Path, *args: Any, **known: Any
@@ -84,6 +89,7 @@ def assess(
     data: Any = None,
     overrides: Sequence[str] = (),
     run: Mapping[str, Any] | None = None,
+    more: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """Measure every held-out view and draw into `folder` what `settings` ask for.
 
@@ -95,9 +101,10 @@ def assess(
         data: the loader (a dataclass); its split and downscale go into the protocol id.
         overrides: what was set on the command line.
         run: its `id`, the steps at which it was `resumed`, and what was `shrunk` for want of memory.
+        more: numbers of the whole; where there is one view alone they are numbers of that view too.
 
     Returns: at the top level the mean of every metric (None where a view has no value for it, and `left_out`
-    says why), `num_gaussians`, times, sizes (of point_cloud.* in `folder`), hashes, `protocol`, `per_view`.
+    says why), `num_gaussians`, times, sizes (of point_cloud.*, picture.gsi), hashes, `protocol`, `per_view`.
     """
     from splatexp.metrics import DEFINITIONS, metric_set, protocol_of
     from splatexp.poses.heldout import ALIGNED, pose_report
@@ -106,6 +113,7 @@ def assess(
 
     began = time.perf_counter()
     folder, settings = Path(folder), settings or Evaluate()
+    settings.check(scene)
     metrics, left_out = metric_set(settings.lpips_weights)
     draw = partial(save_view, folder) if settings.renders else None
     rows = measure(splats, raster, scene, metrics, draw, aligning(scene, settings))
@@ -114,23 +122,38 @@ def assess(
     return {
         **means(rows, names_of(metrics, rows), left_out),
         **pose_report(scene),
+        **(more or {}),
         "num_gaussians": len(splats),
         "train_seconds": train_seconds,
         "wall_seconds": None if wall_seconds is None else wall_seconds + time.perf_counter() - began,
         "peak_memory_bytes": peak_memory_bytes,
         **({} if peak_device_bytes is None else {"peak_device_bytes": peak_device_bytes}),
-        "bytes_on_disk": {path.name: path.stat().st_size for path in sorted(folder.glob("point_cloud.*"))},
+        "bytes_on_disk": {path.name: path.stat().st_size for path in _models(folder)},
         "protocol": protocol_of(scene, data),
         "left_out": left_out,
+        **_origin(raster, scene, data, overrides, run),
+        **provenance(),
+        "definitions": DEFINITIONS | (ALIGNED if aligning(scene, settings) else {}),
+        "per_view": [row | (more or {}) for row in rows] if len(rows) == 1 else rows,
+    }
+
+
+def _origin(
+    raster: Rasterizer, scene: Scene, data: Any, overrides: Sequence[str], run: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """What was measured, and how it came about."""
+    return {
         "scene": _about(scene),
         "data": {} if data is None else asdict(data),
         "overrides": list(overrides),
         "raster": type(raster).__name__.lower(),
         "run": dict(run or {}),
-        **provenance(),
-        "definitions": DEFINITIONS | (ALIGNED if aligning(scene, settings) else {}),
-        "per_view": rows,
     }
+
+
+def _models(folder: Path) -> list[Path]:
+    """What of a folder holds the Gaussians."""
+    return sorted([*folder.glob("point_cloud.*"), *folder.glob("picture.gsi")])
 
 
 def _about(scene: Scene) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Pictures and films of results: images [H,W,3], float in [0,1] or uint8. Files are written atomically."""
+"""Pictures and films of results: images [H,W,D], float in [0,1] or uint8. Files are written atomically."""
 
 from __future__ import annotations
 
@@ -182,8 +182,15 @@ def _array(values: Tensor | np.ndarray) -> np.ndarray:
 
 
 def _bytes(image: Tensor | np.ndarray) -> np.ndarray:
-    """uint8 [H, W, 3], contiguous; floats in [0, 1] are clamped and rounded."""
+    """uint8 [H, W, 3], contiguous; floats in [0, 1] are clamped and rounded, alpha lies on paper."""
     array = _array(image)
+    if array.shape[-1] in (2, 4):
+        top = 255 if array.dtype == np.uint8 else 1
+        array = np.clip(array.astype(np.float32) / top, 0, 1)
+        alpha = array[..., -1:]
+        array = array[..., :-1] * alpha + (1 - alpha) * (PAPER[0] / 255)
+    if array.shape[-1] == 1:
+        array = array.repeat(3, -1)
     if array.dtype != np.uint8:
         array = np.round(np.clip(np.nan_to_num(array), 0, 1) * 255).astype(np.uint8)
     return np.ascontiguousarray(array)

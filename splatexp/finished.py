@@ -12,21 +12,25 @@ from splatexp.explain import unknown
 
 if TYPE_CHECKING:
     from splatexp.data.scene import Scene
+    from splatexp.rows import Rows
     from splatexp.run import Run
-    from splatexp.splats import Splats
 
 SWITCH = {"true": True, "false": False}
 
 
-def open_run(folder: str | Path) -> tuple[Run, Scene, Splats]:
+def open_run(folder: str | Path) -> tuple[Run, Scene, Rows]:
     """The run that wrote `folder`, its scene loaded anew, and its Gaussians from point_cloud.ply.
 
-    Raises: FileNotFoundError for a missing folder, config or .ply; ValueError for broken ones.
+    Those of a picture come from its last checkpoint, as they were trained.
+
+    Raises: FileNotFoundError for a missing folder, config, .ply or checkpoint; ValueError for broken ones.
     """
+    from splatexp.checkpoint import newest
     from splatexp.config import load_run
     from splatexp.export import load_ply
     from splatexp.poses.files import load_cameras
     from splatexp.splats import Splats
+    from splatexp.state import State
 
     folder = Path(folder)
     if not folder.is_dir():
@@ -36,6 +40,11 @@ def open_run(folder: str | Path) -> tuple[Run, Scene, Splats]:
     run.settle()
     if run.raster.why:
         print(run.raster.why, file=sys.stderr)
+    if run.picture:
+        saved = newest(folder / "checkpoints")
+        if saved is None:
+            raise FileNotFoundError(f"run: {folder} holds no checkpoint; checkpoint.every=0 wrote none")
+        return run, run.data.load(), State.of(*saved[1:], run.raster.device).splats
     params = load_ply(folder / "point_cloud.ply")
     scene = run.data.load()
     if run.camera.learns:

@@ -56,7 +56,7 @@ def sheet(path: Path, splats: Splats, run: Run, scene: Scene) -> None:
     columns = []
     for view in scene.train[:SHEET]:
         image = draw(splats, run.raster, scene, view.camera)[0].cpu()
-        column = torch.cat([view.image / 255, image])
+        column = torch.cat([view.values, image])
         height = 2 * scene.train[0].camera.height
         size = (height, max(1, round(column.shape[1] * height / len(column))))
         if size != tuple(column.shape[:2]):

@@ -16,15 +16,43 @@ def options() -> dict[str, dict[str, type]]:
 
     The imports stand inside, so that `--help` does not pay for torch.
     """
-    from splatexp import densify, importance, poses, raster, regularizers, schedules, tracking
-    from splatexp.data import builtin, colmap, photos, transforms
+    from splatexp import (
+        densify,
+        importance,
+        model,
+        optimizer,
+        poses,
+        raster,
+        rate,
+        regularizers,
+        schedules,
+        tracking,
+    )
+    from splatexp.data import builtin, colmap, image, photos, transforms
+    from splatexp.image.edge import Edge
+    from splatexp.image.levels import Sequential
+    from splatexp.image.model import PlaneModel
+    from splatexp.image.optimizer import PlaneAdam, PlanePace
+    from splatexp.image.rate import Scalar
+    from splatexp.image.vq import Vector
 
     table: dict[str, list[type]] = {
-        "data": [builtin.Builtin, colmap.Colmap, transforms.Transforms, photos.Photos],
-        "raster": [raster.Auto, raster.Triton, raster.Gsplat, raster.CPU, raster.Additive, raster.Reference],
+        "data": [builtin.Builtin, colmap.Colmap, transforms.Transforms, photos.Photos, image.Image],
+        "model": [model.Model, PlaneModel],
+        "raster": [
+            raster.Auto,
+            raster.Triton,
+            raster.Gsplat,
+            raster.CPU,
+            raster.Additive,
+            raster.Reference,
+            raster.Plane,
+        ],
         "camera": [poses.Fixed, poses.Orbit, poses.Rot6d, poses.SE3],
-        "schedule": [schedules.Schedule, schedules.Dash],
+        "optimizer": [optimizer.Adam, PlaneAdam],
+        "schedule": [schedules.Schedule, schedules.Dash, PlanePace],
         "densify": [densify.Ruled, densify.Fixed],
+        "rate": [rate.NONE, Scalar, Sequential, Vector],
         "importance": [importance.NONE, importance.Logit, importance.MLP, importance.Mask],
         "regularizer": [
             regularizers.Opacity,
@@ -37,6 +65,7 @@ def options() -> dict[str, dict[str, type]]:
             regularizers.Thin,
             regularizers.Transmittance,
             regularizers.Logit,
+            Edge,
         ],
         "tracker": [tracking.Console, tracking.Csv, tracking.TensorBoard, tracking.WandB],
     }

@@ -17,9 +17,10 @@ from splatexp.devices import Readback
 from splatexp.edit import Edit, Overwrite
 from splatexp.losses import likeness, psnr
 from splatexp.raster import Render
-from splatexp.splats import Splats
+from splatexp.rows import Rows
 
 MEMORY = 0.9  # of the moving averages over logged steps
+APART = ("moved", "best", "_unread")  # of a record: not numbers
 
 
 @dataclass
@@ -81,6 +82,7 @@ class Record:
     psnr_mean: float = math.nan  # moving averages over the rows
     ssim_mean: float = math.nan
     moved: Counter[str] = field(default_factory=Counter)  # rows by rule and by kind of edit, since then
+    best: list[float] = field(default_factory=list)  # what an early end compares with, and the step it is of
     _unread: Unread | None = field(default=None, repr=False)
 
     @contextmanager
@@ -102,7 +104,7 @@ class Record:
         else:
             self.moved["births"] += grown
 
-    def weigh(self, step: int, terms: Mapping[str, Tensor], splats: Splats) -> Tensor:
+    def weigh(self, step: int, terms: Mapping[str, Tensor], splats: Rows) -> Tensor:
         """The loss of a step, the sum of its terms.
 
         Raises: FloatingPointError where it is not finite, before anything is updated by it. On a device, to
@@ -128,7 +130,7 @@ class Record:
         self.steps += 1
         self.losses = self.losses + (total.item() if total.is_cpu else total.double())
 
-    def row(self, sight: Sight, splats: Splats, *, weight: float, backend: str) -> dict[str, float]:
+    def row(self, sight: Sight, splats: Rows, *, weight: float, backend: str) -> dict[str, float]:
         """The numbers of a logged step that follow from what came out of it; what was summed begins anew.
 
         weight: of SSIM in the loss.
@@ -144,7 +146,8 @@ class Record:
         values["num_gaussians"] = len(splats)
         values |= {name: self.moved[name] for name in ("births", "prunes", "merges", "relocated")}
         values |= {name: n for name, n in self.moved.items() if name.startswith("rows_") and n}
-        values |= _spread("footprint", _footprints(sight.render)) | _spread("opacity", splats.opacities)
+        values |= _spread("footprint", _footprints(sight.render))
+        values |= _spread("opacity", sight.render.opacities)
         values |= {"memory_bytes": memory.in_use(), "memory_available_bytes": memory.available() or math.nan}
         if device := memory.device():
             values |= {"device_bytes": device[0], "device_peak_bytes": device[1]}
@@ -157,10 +160,10 @@ class Record:
 
     def state(self) -> dict[str, Any]:
         """Everything, for JSON."""
-        plain = {name: value for name, value in vars(self).items() if name not in ("moved", "_unread")}
+        plain = {name: value for name, value in vars(self).items() if name not in APART}
         plain["losses"] = float(self.losses)
         plain = {name: None if math.isnan(value) else value for name, value in plain.items()}
-        return plain | {"moved": dict(self.moved)}
+        return plain | {"moved": dict(self.moved), "best": list(self.best)}
 
     @classmethod
     def of(cls, state: Mapping[str, Any]) -> "Record":
@@ -168,7 +171,9 @@ class Record:
         made = cls()
         try:
             for name in set(vars(made)) - {"_unread"}:
-                if name == "moved":
+                if name == "best":  # earlier versions had none
+                    made.best = [float(value) for value in state.get("best", [])]
+                elif name == "moved":
                     made.moved = Counter({str(key): int(n) for key, n in state["moved"].items()})
                 else:
                     value = state[name]
@@ -178,7 +183,7 @@ class Record:
         return made
 
 
-def _refuse(step: int, total: float, terms: Mapping[str, Tensor], splats: Splats | None = None) -> None:
+def _refuse(step: int, total: float, terms: Mapping[str, Tensor], splats: Rows | None = None) -> None:
     """Raise FloatingPointError where a loss is not finite; splats: as before it, None: no longer known."""
     if math.isfinite(total):
         return
@@ -188,7 +193,7 @@ def _refuse(step: int, total: float, terms: Mapping[str, Tensor], splats: Splats
     raise FloatingPointError(f"step {step}: the loss is not finite ({parts}){since}")
 
 
-def sick(splats: Splats) -> dict[str, int]:
+def sick(splats: Rows) -> dict[str, int]:
     """Parameter -> how many of its rows are not finite; those alone that have some."""
     found = {}
     for name, leaf in splats.leaves().items():

@@ -24,10 +24,11 @@ WHAT = ("views", "turntable")
 
 
 def draw(splats: Splats, raster: Rasterizer, scene: Scene, camera: Camera) -> Tensor:
-    """What `camera`, of any device, sees: [C,H,W,3] in [0,1], on the scene's background, of all SH bands."""
+    """What `camera`, of any device, sees: [C,H,W,D] in [0,1], on the scene's background, of all SH bands."""
     import torch
 
-    background = torch.tensor(scene.background or (0.0, 0.0, 0.0)).to(raster.device).expand(len(camera), 3)
+    behind = torch.tensor(scene.background or (0.0, 0.0, 0.0)).to(raster.device)
+    background = behind.expand(len(camera), -1)
     camera = camera.to(raster.device)
     with torch.no_grad():
         return raster(splats, camera, sh_degree=splats.sh_degree, background=background).image.clamp(0, 1)
@@ -43,7 +44,7 @@ def save_view(folder: Path, view: View, image: Tensor, row: Mapping[str, Any]) -
     numbers = [("psnr", "{:.2f} dB"), ("ssim", "SSIM {:.3f}")]
     caption = "  ".join(form.format(row[name]) for name, form in numbers if row.get(name) is not None)
     save_png(folder / "renders" / "plain" / f"{view.stem}.png", image[0])
-    save_comparison(folder / "renders" / f"{view.stem}.png", view.image / 255, image[0], view.mask, caption)
+    save_comparison(folder / "renders" / f"{view.stem}.png", view.values, image[0], view.mask, caption)
 
 
 def save_turntable(
@@ -79,6 +80,8 @@ def render(folder: str, what: str = "views", frames: int = 120, fps: int = 30) -
     run, scene, splats = open_run(folder)
     place = Path(folder).resolve()
     if what == "turntable":
+        if scene.fitted:
+            raise ValueError("what: expected views, for a picture has no turntable")
         save_turntable(place / "turntable.mp4", splats, run.raster, scene, frames, fps)
         return [f"{place / 'turntable.mp4'}: {frames} frames"]
 

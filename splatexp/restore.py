@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from splatexp.checkpoint import found, newest, read
+from splatexp.model import Model
 from splatexp.provenance import code_hash
 from splatexp.state import State, flat, settings
 
@@ -69,14 +70,18 @@ def resumed(run: Run, scene: Scene, folder: Path) -> State | None:
             raise ValueError(f"{name}: expected {had} as in {path.name}, got {now[name]}")
     lines = [f"resumed at step {step} of {run.steps} from {path}"]
     lines += _changes(before, now)
-    tensors, bands = _with_bands(tensors, run.model.sh_degree, run.checkpoint.cut_sh)
+    bands = ""
+    if isinstance(run.model, Model):
+        tensors, bands = _with_bands(tensors, run.model.sh_degree, run.checkpoint.cut_sh)
     try:
         state = State.of(tensors, notes, run.raster.device)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    if state.splats.isotropic != run.model.isotropic:
-        got = f"expected {state.splats.isotropic} as in {path.name}, got {run.model.isotropic}"
-        raise ValueError(f"model.isotropic: {got}")
+    for name in ("isotropic", "form"):
+        had, wanted = getattr(state.splats, name, None), getattr(run.model, name, None)
+        if had != wanted:
+            raise ValueError(f"model.{name}: expected {had} as in {path.name}, got {wanted}")
+    run.raster.equipped(state.splats)
     lines += [bands] if bands else []
     if notes.get("data_sha256") != scene.fingerprint:
         lines.append("the data are not those that it was trained on so far")

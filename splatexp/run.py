@@ -17,18 +17,19 @@ from splatexp.choices import check_choice, check_range
 from splatexp.densify.strategy import Strategy
 from splatexp.dropout import Dropout
 from splatexp.evaluate import Evaluate
+from splatexp.image import fit
 from splatexp.importance import Importance
 from splatexp.journal import Journal
 from splatexp.looks import looks
 from splatexp.losses import Loss
 from splatexp.memory import Memory, forget_peak, is_out
-from splatexp.model import Model
-from splatexp.optimizer import Adam
+from splatexp.optimizer import Updates
 from splatexp.poses import Poses
-from splatexp.raster import Auto, Rasterizer
+from splatexp.raster import Auto, Drawing
+from splatexp.rate import Rate
 from splatexp.regularizers import Regularizer
 from splatexp.restore import resumed
-from splatexp.schedules import Schedule
+from splatexp.schedules import Pace
 from splatexp.seeds import seed_everything
 from splatexp.shortage import relieve, shrunken
 from splatexp.smoothing import Smoothing
@@ -39,7 +40,7 @@ from splatexp.viewer import Between, Viewer
 
 if TYPE_CHECKING:
     from splatexp.data.scene import Scene
-    from splatexp.splats import Splats
+    from splatexp.rows import Rows
 
 QUALITY = ("psnr", "psnr_u8", "ssim", "lpips_vgg", "lpips_alex", "lpips_vgg01")
 QUALITY += ("psnr_carried", "ssim_carried", "psnr_aligned", "ssim_aligned")
@@ -56,6 +57,13 @@ class Data(Protocol):
         ...
 
 
+class Source(Protocol):
+    """Where the first rows come from."""
+
+    def __call__(self, scene: Scene, seed: int = 0) -> Rows:
+        """The first rows, from (scene, seed) alone.  Raises: ValueError for a scene that gives none."""
+
+
 @dataclass(kw_only=True)
 class Run:
     """Train one scene and measure it. The fields are the keys of the command line, in its order."""
@@ -64,15 +72,16 @@ class Run:
     seed: int = 0
     threads: int = 0  # 0: all
     data: Data
-    model: Model = field(default_factory=Model)
-    raster: Rasterizer
+    model: Source
+    raster: Drawing
     camera: Poses
     batch: int = 1  # views a step: the mean of what they lose
     loss: Loss = field(default_factory=Loss)
-    optimizer: Adam = field(default_factory=Adam)
-    schedule: Schedule
+    optimizer: Updates
+    schedule: Pace
     densify: Strategy
     importance: Importance
+    rate: Rate
     dropout: Dropout = field(default_factory=Dropout)
     smoothing: Smoothing = field(default_factory=Smoothing)
     regularizer: dict[str, Regularizer] = field(default_factory=dict)
@@ -102,6 +111,7 @@ class Run:
         for name in self.objectives:
             check_choice("objective", name, OBJECTIVES)
         check_choice("oom", self.oom, ("stop", "shrink"))
+        self.picture = fit.is_picture(self)  # not a field: it follows from the others
         if isinstance(self.raster, Auto):  # what is recorded of the run is what draws
             self.raster = self.raster.chosen(self.deterministic, self.densify.wants)
         if self.deterministic and not self.raster.deterministic:
@@ -161,7 +171,7 @@ class Run:
                 "hydra.run.dir=<folder> begins elsewhere"
             )
         if state is None:
-            state = State(self.model(scene, self.seed).to(self.raster.device))
+            state = State(self.raster.equipped(self.model(scene, self.seed)).to(self.raster.device))
             state.news += [f"nothing to resume in {folder}: begun anew"] if self.resume else []
         state.news[:0] = [self.raster.why] if self.raster.why else []
         state.news = state.news if distributed.leads() else []
@@ -201,6 +211,7 @@ class Run:
         from splatexp.evaluate import evaluate, summary
         from splatexp.export import save_ply, save_splat
         from splatexp.poses.files import save_cameras
+        from splatexp.splats import Splats
 
         keeper = Keeper(self, scene, state, folder, journal.notes, signals)
         with self.viewer.opened(self, scene, folder, trackers, signals) as watch:
@@ -210,14 +221,16 @@ class Run:
         scene = self.camera.placed(scene, state.splats)
         if self.camera.learns:
             save_cameras(folder, scene)
-        baked = state.splats.baked()
-        save_ply(folder / "point_cloud.ply", baked)
-        save_splat(folder / "point_cloud.splat", baked)
+        more = self.rate.finish(state.splats, scene, self.raster, folder)
+        if isinstance(state.splats, Splats):
+            baked = state.splats.baked()
+            save_ply(folder / "point_cloud.ply", baked)
+            save_splat(folder / "point_cloud.splat", baked)
         result = evaluate(
             state.splats, self.raster.alone(), scene, folder, self.evaluate,
             train_seconds=state.record.seconds,
             wall_seconds=state.wall(), peak_memory_bytes=state.peak(), peak_device_bytes=state.peak_device(),
-            data=self.data, overrides=journal.overrides,
+            data=self.data, overrides=journal.overrides, more=more,
             run={"id": journal.id, "resumed": state.resumed, "shrunk": state.shrunk},
         )  # fmt: skip
         self._show(result, folder, trackers)
@@ -233,7 +246,7 @@ class Run:
         shows = any(isinstance(tracker, Console) for tracker in self.tracker.values())
         look = looks(self, scene, trackers, keeper.folder.parent)
 
-        def between(step: int, splats: Splats) -> None:
+        def between(step: int, splats: Rows) -> None:
             look(step, splats)
             watch(step, splats)
             keeper(step, splats)
@@ -249,6 +262,7 @@ class Run:
                     smoothing=self.smoothing, regularizers=self.regularizer, poses=self.camera,
                     tracker=trackers, log_every=self.log_every, steps=self.steps, start=state.step,
                     batch=self.batch, seed=self.seed, progress=shows, on_step=between, record=state.record,
+                    rate=self.rate,
                 )  # fmt: skip
                 return
             except Exception as error:
@@ -271,7 +285,8 @@ class Run:
         for path in sorted((folder / "renders").glob("*.png"))[:SHOWN]:
             with Image.open(path) as picture:
                 trackers.image(step, path.stem, np.asarray(picture.convert("RGB")))
-        trackers.file(folder / "point_cloud.ply")
+        if not self.picture:
+            trackers.file(folder / "point_cloud.ply")
 
 
 def _use_threads(threads: int, backend: str) -> None:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from splatexp.choices import check_choice, check_range
 
@@ -108,42 +108,34 @@ class Curve:
 
 
 @dataclass
-class Schedule:
-    """The defaults are those of 3DGS (Kerbl et al. 2023, section 7.1), at full resolution throughout.
+class Pace:
+    """Resolution and learning rates over a run, of rows of any kind.
 
     The curves are factors of the learning rates that the optimizer states.
     """
 
-    sh_start: int = field(default=0, metadata=STEPS)  # steps with degree 0 before the ramp
-    sh_every: int = field(default=1000, metadata=STEPS)  # then steps per degree; 0: all at once
-    sh_drop: float = 1.0  # factor of all learning rates where a new degree comes in; 1: off
-    sh_drop_steps: int = field(default=200, metadata=STEPS)  # then it rises to 1 over so many steps
+    NAMES: ClassVar[tuple[str, ...]] = ()  # parameters besides the means; each has its curve
+    CROWDED: ClassVar[tuple[str, ...]] = ("means",)  # those that `count_power` slows
+
     factors: list[int] = field(default_factory=lambda: [1])  # pictures are reduced by these, in turn
     until: list[int] = field(default_factory=list, metadata=STEPS)  # where each but the last factor ends
     least_factor: int = 1  # by at least this throughout
     means: Curve = field(default_factory=lambda: Curve("exponential", end=0.01))
     others: Curve = field(default_factory=Curve)  # of all but the means, times the curve of each
-    quats: Curve = field(default_factory=Curve)
-    log_scales: Curve = field(default_factory=Curve)
-    opacity_logits: Curve = field(default_factory=Curve)
-    sh0: Curve = field(default_factory=Curve)
-    shN: Curve = field(default_factory=Curve)
-    count_power: float = 0.0  # means and log_scales learn (rows at the start / rows)^this slower; 0: off
+    count_power: float = (
+        0.0  # what is measured in lengths learns (rows at the start / rows)^this slower; 0: off
+    )
 
     def __post_init__(self) -> None:
-        for name in ("sh_start", "sh_every", "sh_drop", "count_power"):
-            check_range(f"schedule.{name}", getattr(self, name), 0)
-        check_range("schedule.sh_drop_steps", self.sh_drop_steps, 1)
+        check_range("schedule.count_power", self.count_power, 0)
         check_range("schedule.least_factor", self.least_factor, 1)
         check_turns(("schedule.factors", "schedule.until"), self.factors, self.until)
 
     def sh_degree(self, step: int, most: int) -> int:
         """The SH degree at a step, at most that of the model."""
-        if step < self.sh_start:
-            return 0
-        return min(most, (step - self.sh_start) // self.sh_every) if self.sh_every else most
+        return most
 
-    def fitted(self, views: Sequence[View]) -> Schedule:
+    def fitted(self, views: Sequence[View]) -> Pace:
         """The schedule for training pictures: this one, unless it has to look at them first."""
         return self
 
@@ -157,18 +149,51 @@ class Schedule:
         Args:
             count, initial: rows now and at the start; `count_power` reads them. The distance between
                 Gaussians on a surface falls as count^(-1/2), and steps in space may fall with it.
-            most: the SH degree of the model; `sh_drop` reads it.
+            most: the SH degree of the model.
         """
-        others = ("quats", "log_scales", "opacity_logits", "sh0", "shN")
         rest = self.others(step, steps)
         rates = {"means": self.means(step, steps)}
-        rates |= {name: rest * getattr(self, name)(step, steps) for name in others}
+        rates |= {name: rest * getattr(self, name)(step, steps) for name in self.NAMES}
         crowding = (initial / max(count, 1)) ** self.count_power if self.count_power else 1.0
+        return {name: rate * (crowding if name in self.CROWDED else 1.0) for name, rate in rates.items()}
+
+
+@dataclass
+class Schedule(Pace):
+    """The defaults are those of 3DGS (Kerbl et al. 2023, section 7.1), at full resolution throughout.
+
+    The curves are factors of the learning rates that the optimizer states.
+    """
+
+    NAMES = ("quats", "log_scales", "opacity_logits", "sh0", "shN")
+    CROWDED = ("means", "log_scales")
+
+    sh_start: int = field(default=0, metadata=STEPS)  # steps with degree 0 before the ramp
+    sh_every: int = field(default=1000, metadata=STEPS)  # then steps per degree; 0: all at once
+    sh_drop: float = 1.0  # factor of all learning rates where a new degree comes in; 1: off
+    sh_drop_steps: int = field(default=200, metadata=STEPS)  # then it rises to 1 over so many steps
+    quats: Curve = field(default_factory=Curve)
+    log_scales: Curve = field(default_factory=Curve)
+    opacity_logits: Curve = field(default_factory=Curve)
+    sh0: Curve = field(default_factory=Curve)
+    shN: Curve = field(default_factory=Curve)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("sh_start", "sh_every", "sh_drop"):
+            check_range(f"schedule.{name}", getattr(self, name), 0)
+        check_range("schedule.sh_drop_steps", self.sh_drop_steps, 1)
+
+    def sh_degree(self, step: int, most: int) -> int:
+        """The SH degree at a step, at most that of the model."""
+        if step < self.sh_start:
+            return 0
+        return min(most, (step - self.sh_start) // self.sh_every) if self.sh_every else most
+
+    def rates(self, step: int, steps: int, count: int, initial: int, most: int = 4) -> dict[str, float]:
+        """As `Pace` says; `sh_drop` reads `most`."""
         drop = self._drop(step, most)
-        return {
-            name: rate * drop * (crowding if name in ("means", "log_scales") else 1.0)
-            for name, rate in rates.items()
-        }
+        return {name: rate * drop for name, rate in super().rates(step, steps, count, initial, most).items()}
 
     def _drop(self, step: int, most: int) -> float:
         """The factor while the last degree that came in is new."""

@@ -14,10 +14,13 @@ from torch import Tensor
 
 from splatexp import devices, memory
 from splatexp.checkpoint import read
+from splatexp.image.plane import Plane
 from splatexp.record import Record
+from splatexp.rows import Rows
 from splatexp.seeds import generators, set_generators
 from splatexp.splats import Splats
 
+KINDS: tuple[type[Rows], ...] = (Splats, Plane)  # of rows that a checkpoint may hold
 SHRUNK = {"step", "setting", "from", "to"}
 
 
@@ -27,7 +30,7 @@ class State:
     sampling, schedules and density control follow from (step, seed) and the settings.
     """
 
-    splats: Splats
+    splats: Rows
     step: int = 0
     record: Record = field(default_factory=Record)
     random: dict[str, Tensor] = field(default_factory=generators)  # global generators, when training goes on
@@ -82,7 +85,8 @@ class State:
             if group not in parts or not rest:
                 raise ValueError(f"{name}: no tensor that a run has")
             parts[group][rest] = tensor
-        splats = Splats.of(parts["splats"], device)
+        kind = next((kind for kind in KINDS if set(kind.NAMES) <= set(parts["splats"])), Splats)
+        splats = kind.of(parts["splats"], device)
         set_generators(parts["random"])
         names = ("shrunk", "resumed", "wall_seconds", "peak_bytes", "peak_device_bytes")
         shrunk, resumed, wall, peak, there = map(notes.get, names)

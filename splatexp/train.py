@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Protocol
 
 import torch
@@ -15,16 +16,17 @@ from splatexp.devices import sent, synchronize
 from splatexp.dropout import Dropout
 from splatexp.importance import Importance
 from splatexp.losses import Loss
-from splatexp.optimizer import Adam
+from splatexp.optimizer import Updates
 from splatexp.poses import Poses, Rig
 from splatexp.progress import Bar
-from splatexp.raster import Rasterizer, Render
+from splatexp.raster import Drawing, Render
+from splatexp.rate import Rate
 from splatexp.record import Record, Sight, together
 from splatexp.regularizers import Regularizer
-from splatexp.schedules import Schedule
+from splatexp.rows import Rows
+from splatexp.schedules import Pace
 from splatexp.seeds import generator
 from splatexp.smoothing import Smoothing
-from splatexp.splats import Splats
 
 
 class Log(Protocol):
@@ -44,33 +46,33 @@ class TrainResult:
 
 
 def train(
-    splats: Splats, scene: Scene, *, raster: Rasterizer, loss: Loss, optimizer: Adam, schedule: Schedule,
+    splats: Rows, scene: Scene, *, raster: Drawing, loss: Loss, optimizer: Updates, schedule: Pace,
     densify: Strategy, importance: Importance, dropout: Dropout, smoothing: Smoothing,
     regularizers: Mapping[str, Regularizer], poses: Poses | None = None, tracker: Log | None = None,
     log_every: int = 50, steps: int, start: int = 0, batch: int = 1, seed: int = 0, progress: bool = True,
-    on_step: Callable[[int, Splats], None] | None = None, record: Record | None = None,
+    on_step: Callable[[int, Rows], None] | None = None, record: Record | None = None,
+    rate: Rate | None = None,
 ) -> TrainResult:  # fmt: skip
-    """Fit the Gaussians to the training views, in place; `on_step` comes after every step, off the clock.
-
-    Raises: FloatingPointError when the loss is not finite: see `Record.weigh`.
-    """
-    record, total = record or Record(), torch.tensor(math.nan)
+    """Fit rows to views, in place; `on_step` comes after a step, off the clock.  Raises: `Record.weigh`."""
+    record, rate, step, total = record or Record(), rate or Rate(), start - 1, torch.tensor(math.nan)
     if not start:
         importance.begin(splats, seed)
+        rate.begin(splats, scene)
     schedule = schedule.fitted(scene.train)
-    views = Resident(scene.train, raster.device)
-    rig = (poses or Poses()).rig(scene, splats, views)
+    rig = (poses or Poses()).rig(scene, splats, views := Resident(scene.train, raster.device))
     context = Context(seed=seed, steps=steps, scene=scene, raster=raster, views=rig.views)
-    look = _Look(splats, scene, views, rig, raster, loss, densify, importance, dropout, regularizers, record)
+    rest = (densify, importance, dropout, regularizers, rate, record)
+    look = _Look(splats, scene, views, rig, raster, loss, *rest)
     with Bar(start, steps, progress) as bar:
         for step in range(start, steps):
             with record.clock("seconds"):
                 splats.between = not splats.waiting  # else this backward pass adds to what earlier ones left
-                context.factor = schedule.factor(step)
-                context.sh_degree = schedule.sh_degree(step, splats.sh_degree)
+                degree = schedule.sh_degree(step, splats.sh_degree)
+                context.factor, context.sh_degree = schedule.factor(step), degree
+                rate.ready(splats, scene, step, steps)
                 sights = look(step, context, batch)
-                total = sights[0].total if batch == 1 else torch.stack([each.total for each in sights]).sum()
-                splats.between = False
+                splats.between, sight = False, together(sights)
+                total = sight.total
                 with record.clock("control"):
                     for each in sights:
                         densify.observe(step, splats, each.render, each.camera)
@@ -79,45 +81,48 @@ def train(
                 optimizer.step(splats, step, rates=rates, visible=visible, backend=raster.backend)
                 importance.update(splats, step, steps, raster.backend, seed)
                 rig.update(step, steps, raster.backend)
+                rate.update(splats, scene, raster, sights[-1].terms, step, steps)
+                context.cap, context.worth = rate.count(splats, step, steps), rate.worth(splats, step)
                 context.rate = optimizer.means * rates["means"] * splats.extent
                 with record.clock("control"):
-                    for edit in densify.plan(step, splats, context):
+                    for edit in chain(densify.plan(step, splats, context), rate.plan(splats, step, steps)):
                         record.edited(edit, splats.apply(edit))
                 smoothing.update(splats, rig.train, step, steps)
+                last = optimizer.finish(splats, sights[-1], raster, step, steps, record.best)
                 record.stepped(total)
                 splats.between = True
-                if (last := step + 1 == steps) or (step + 1) % log_every == 0:
+                if last or (step + 1) % log_every == 0:
                     record.confirm()
                     synchronize(raster.device)  # what the clock has not seen yet is no step's work
-            sight = together(sights)
             if bar.due or last:
                 bar.draw(step + 1, f"loss {total.item():.4f}  {sight.psnr:5.2f} dB  N {len(splats):,}")
             if tracker is not None and (last or (step + 1) % log_every == 0):
                 with record.clock("logging"):
                     values = record.row(sight, splats, weight=loss.ssim, backend=raster.backend)
-                    lambdas = {f"lambda_{name}": r.strength(step, steps) for name, r in regularizers.items()}
-                    values |= {"sh_degree": context.sh_degree, "factor": context.factor, **lambdas}
-                    values |= densify.status(step, splats, context) | importance.status(step)
-                    tracker.log(step, values | optimizer.rates(rates, splats) | rig.status(step, steps))
+                    values |= look.status(step, context) | optimizer.rates(rates, splats)
+                    tracker.log(step, values)
             if on_step is not None:
                 on_step(step, splats)
-    return TrainResult(record.seconds, steps - start, total.item())
+            if last:  # it may have come early
+                break
+    return TrainResult(record.seconds, step + 1 - start, total.item())
 
 
 @dataclass
 class _Look:
     """Draws the views of a step, one by one, and differentiates the mean of what they lose."""
 
-    splats: Splats
+    splats: Rows
     scene: Scene
     views: Resident
     rig: Rig
-    raster: Rasterizer
+    raster: Drawing
     loss: Loss
     densify: Strategy
     importance: Importance
     dropout: Dropout
     regularizers: Mapping[str, Regularizer]
+    rate: Rate
     record: Record
 
     def __call__(self, step: int, context: Context, batch: int) -> list[Sight]:
@@ -154,6 +159,14 @@ class _Look:
             raise
         return sights
 
+    def status(self, step: int, context: Context) -> dict[str, float]:
+        """Where all but the optimizer stand after a step, by name, for the record."""
+        steps, splats = context.steps, self.splats
+        values = {"sh_degree": context.sh_degree, "factor": context.factor}
+        values |= {f"lambda_{name}": r.strength(step, steps) for name, r in self.regularizers.items()}
+        values |= self.densify.status(step, splats, context) | self.importance.status(step)
+        return values | self.rate.status(splats, step) | self.rig.status(step, steps)
+
     def _terms(
         self, step: int, steps: int, render: Render, target: Tensor, mask: Tensor | None
     ) -> dict[str, Tensor]:
@@ -161,6 +174,7 @@ class _Look:
         terms = self.loss(render.image, target, mask, backend=self.raster.backend)
         active = {name: r for name, r in self.regularizers.items() if r.active(step)}
         terms |= {name: r(render, self.splats, step, steps) for name, r in active.items()}
+        terms |= self.rate.terms(self.splats, self.scene, step, steps)
         return terms | self.importance.terms(self.splats, render, step, steps) | self.rig.terms(step)
 
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from splatexp.run import Run
     from splatexp.splats import Splats
 
+PAGE = "python -m splatexp.image view <file>.gsi"
+
 
 def opened(folder: str | Path) -> tuple[Run, Scene, Splats, int, bool]:
     """The run in a folder, its scene, and its newest Gaussians.
@@ -33,6 +35,8 @@ def opened(folder: str | Path) -> tuple[Run, Scene, Splats, int, bool]:
     if not folder.is_dir():
         raise FileNotFoundError(f"run: expected the folder of a run, got {folder} (no such folder)")
     run, saved = load_run(folder), newest(folder / "checkpoints")
+    if run.picture:
+        raise ValueError(f"run: expected one of a scene, got a picture's; its page: {PAGE}")
     there = (folder / "point_cloud.ply").is_file()
     if saved is None and not there:
         raise FileNotFoundError(f"run: {folder} holds neither a checkpoint nor a point_cloud.ply")

@@ -34,12 +34,19 @@ FILES = [
     for path in sorted((conf_dir() / group).iterdir())
     if group != "study"
 ]
+PLANE = [*((group, "plane") for group in GROUPS), ("data", "image"), ("densify", "image")]
+PLANE += [("densify", "pursuit"), ("rate", "vector")]
+CODED = ["preset=image_codec", "rate.bpp=1"]
+OF_PICTURES = dict.fromkeys(PLANE, ["preset=image"]) | {("preset", "image_codec"): ["rate.bpp=1"]}
+OF_PICTURES |= {("rate", "scalar"): CODED, ("rate", "sequential"): CODED}
+IMAGES = [preset for preset in PRESETS if preset.startswith("image")]
 
 
 @pytest.mark.parametrize(("group", "name"), FILES)
 def test_every_file_composes_and_builds(group, name):
     words = [choose(group, name)] + (["data.path=/x"] if name in ("colmap", "transforms", "photos") else [])
     words += ["camera=orbit"] if name == "photos" else []  # its cameras are guesses
+    words += OF_PICTURES.get((group, name), [])
     run = build(compose(words))
     assert isinstance(run, Run)
     if group in options():
@@ -50,6 +57,11 @@ def test_every_file_composes_and_builds(group, name):
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("words", [["densify=none"], ["schedule=full"], ["schedule=warmup", "tracker=[]"]])
 def test_presets_go_with_every_other_choice(preset, words):
+    words = [*words, *OF_PICTURES.get(("preset", preset), [])]
+    if preset in IMAGES and words[0] != "densify=none":
+        with pytest.raises(Refused, match="schedule: expected plane with data=image, got another"):
+            build(compose([f"preset={preset}", *words]))
+        return
     assert build(compose([f"preset={preset}", *words])).steps > 0
 
 

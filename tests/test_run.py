@@ -6,6 +6,7 @@ import json
 import resource
 from pathlib import Path
 
+import planes
 import pytest
 import torch
 from command import python
@@ -28,7 +29,11 @@ def rows_of(folder: Path) -> list[dict[str, str]]:
 def test_every_preset_runs_for_twenty_steps(preset, tmp_path, capsys):
     size = "data.size=96" if preset == "memory_low" else "data.size=48"  # SSIM wants 11 pixels
     words = [f"preset={preset}", *BARE, size, "steps=20", "log_every=5"]
-    words += [] if preset == "head_basic" else ["densify.every=4"]  # nothing is born there
+    words += [] if preset in ("head_basic", "image") else ["densify.every=4"]  # nothing is born there
+    if preset.startswith("image"):
+        planes.save(tmp_path / "disc.png", width=48, height=48)
+        words = [word for word in words if not word.startswith("data.")]
+        words += [f"data.path={tmp_path / 'disc.png'}", *(["rate.bpp=4"] if preset == "image_codec" else [])]
     metrics = build(compose(words))(tmp_path)
     assert metrics["psnr"] > 5 and metrics["ssim"] > 0 and metrics["num_gaussians"] > 0
     rows = rows_of(tmp_path)

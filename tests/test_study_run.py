@@ -115,7 +115,7 @@ def test_seconds_are_reached_by_steps(capsys):
 @pytest.mark.parametrize(
     "words, text",
     [
-        (["scenes=[nowhere]"], "scenes: expected builtin or a folder"),
+        (["scenes=[nowhere]"], "scenes: expected builtin, a folder"),
         (["seeds=0"], "seeds: expected"),
         (["baseline=nobody"], "baseline: expected one of the variants (adc, "),
         (["budget.gaussians=5", "budget.bytes=9000"], "budget: expected one of"),

@@ -32,6 +32,7 @@ namespace avx512 { extern const Ops table; }
 namespace avx2 { extern const Ops table; }
 #endif
 namespace portable { extern const Ops table; }
+void bind_entropy(nb::module_& m);  // entropy.cpp
 
 namespace {
 
@@ -386,4 +387,5 @@ NB_MODULE(_cpu, m) {
     nb::gil_scoped_release release;
     ops->noise(a);
   });
+  bind_entropy(m);
 }

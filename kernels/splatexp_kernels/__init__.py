@@ -1,7 +1,8 @@
 """The kernels of Gaussian splatting, each as `reference` (torch, readable) and `cpu` (C++, SIMD, threads).
 
-One package per op: `project`, `sh`, `tiles`, `blend`, `blend2d`, `ssim`, `adam`, `noise`. Here stand
-only the switches of the CPU backend, which imports lazily: `import splatexp_kernels` needs no torch.
+One package per op: `project`, `sh`, `tiles`, `blend`, `blend2d`, `ssim`, `adam`, `noise`. `entropy`, `draw`:
+numpy arrays, no torch. Here stand only the switches of the CPU backend, which imports lazily: `import
+splatexp_kernels` needs no torch.
 """
 
 from __future__ import annotations

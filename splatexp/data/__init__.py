@@ -4,10 +4,14 @@ from __future__ import annotations
 
 
 def detect(path: str) -> str:
-    """The name of the loader for a folder: colmap, else transforms, else photos.
+    """The name of the loader for a folder: colmap, else transforms, else photos; of one file: image.
 
     Raises FileNotFoundError for a missing folder and for one that no loader knows.
     """
+    from pathlib import Path
+
+    if Path(path).expanduser().is_file():
+        return "image"
     from splatexp.data.colmap import data_folder, model_folder
 
     folder = data_folder(path)

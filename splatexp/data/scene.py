@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -39,6 +39,8 @@ class View:
     background: Colour = (0.0, 0.0, 0.0)
     _coarse: tuple[int, Tensor, Tensor | None, Tensor | None, Camera] | None = field(default=None, repr=False)
 
+    FULL: ClassVar[int] = 255  # what `image` has for 1
+
     def __post_init__(self) -> None:
         size = (self.camera.height, self.camera.width)
         if self.image.dtype != torch.uint8 or tuple(self.image.shape) != (*size, 3):
@@ -58,6 +60,11 @@ class View:
     def sha256(self) -> str:
         """SHA-256 of the ground truth's bytes (uint8, rows of RGB)."""
         return hashlib.sha256(self.image.cpu().numpy().tobytes()).hexdigest()
+
+    @property
+    def values(self) -> Tensor:
+        """The picture [H,W,3] in [0,1]."""
+        return self.image / self.FULL
 
     @property
     def planes(self) -> dict[str, Tensor]:
@@ -96,7 +103,7 @@ class View:
         None, and the camera of that size.
         """
         if factor == 1:
-            image, mask, alpha, camera = self.image / 255, self.mask, self.alpha, self.camera
+            image, mask, alpha, camera = self.values, self.mask, self.alpha, self.camera
         else:
             image, mask, alpha, camera = self._reduced(factor)
         if alpha is not None and background is not None and tuple(background.tolist()) != self.background:
@@ -117,7 +124,7 @@ class View:
                 blocks = plane[: height * factor, : width * factor].float()
                 return blocks.reshape(height, factor, width, factor, -1).mean((1, 3))
 
-            image = mean(self.image) / 255
+            image = mean(self.image) / self.FULL
             mask = None if self.mask is None else mean(self.mask)[..., 0] == 1
             alpha = None if self.alpha is None else mean(self.alpha)[..., 0]
             coarse = (factor, image, mask, alpha, self.camera.reduced(factor))
@@ -136,9 +143,10 @@ class Scene:
     it. background: the colour in [0,1] that lies behind the images, None = black. random_background: train on
     random colours behind the alpha (held-out views keep `background`). fingerprint: SHA-256 over images,
     masks, cameras and points; "" = compute it. truth: the true cameras of `train`, where others are given.
-    given: the cameras that the data gave, where those of `train` have been learned. Raises ValueError, one
-    line, for an empty or overlapping split, for NaN and for points at a camera's centre. Source of the
-    extent: 3DGS (Kerbl et al. 2023), getNerfppNorm in the authors' code.
+    given: the cameras that the data gave, where those of `train` have been learned. fitted: what is trained
+    on is what is measured, as of a picture that is coded. Raises ValueError, one line, for an empty or
+    overlapping split, for NaN and for points at a camera's centre. Source of the extent: 3DGS (Kerbl et al.
+    2023), getNerfppNorm in the authors' code.
     """
 
     name: str
@@ -152,6 +160,7 @@ class Scene:
     fingerprint: str = ""
     truth: list[Camera] | None = None
     given: list[Camera] | None = None
+    fitted: bool = False
 
     def __post_init__(self) -> None:
         if not self.train:
@@ -185,6 +194,8 @@ class Scene:
         trained = {view.name for view in self.train}
         if len(trained) < len(self.train) or len({view.name for view in self.test}) < len(self.test):
             raise ValueError(f"{self.name}: two views have one name")
+        if self.fitted:
+            return
         pictures = {view.sha256: view.name for view in self.train}
         for view in self.test:
             twin = view.name if view.name in trained else pictures.get(view.sha256)

@@ -9,12 +9,17 @@ import torch
 from torch import Tensor
 
 from splatexp.choices import check_choice, check_range
-from splatexp.densify.operate import OPERATORS, Shape
+from splatexp.densify import births
+from splatexp.densify.operate import OPERATORS as OF_ROWS
+from splatexp.densify.operate import Shape
 from splatexp.densify.policy import due
 from splatexp.densify.score import evaluate, needs, parse
 from splatexp.densify.select import SELECTORS, select
+from splatexp.densify.survey import Context
 from splatexp.schedules import STEPS
 from splatexp.splats import Edit, Splats
+
+OPERATORS = OF_ROWS | {"birth": births.BIRTH}
 
 
 @dataclass
@@ -22,6 +27,7 @@ class Rule:
     """One way in which rows change at an event.
 
     gate: conditions that a row must meet besides, such as "age > 300" or "edge / weight >= 2", of scores.
+    With operate=birth, of pictures alone, it is pixels that are scored and selected: see births.py.
     The last seven are the operator's: one that it does not read is refused, 0 or "" is its own default.
     """
 
@@ -51,7 +57,8 @@ class Rule:
     def __post_init__(self) -> None:
         check_choice("rule.operate", self.operate, OPERATORS)
         check_choice("rule.select", self.select, SELECTORS)
-        parse(self.score)
+        if self.operate != "birth":
+            parse(self.score)
         for condition in self.gate:
             _condition(condition)
         for name in ("most", "keep", "every", "start", "stop", "pause", "after_reset", "grace", "grace_end"):
@@ -63,6 +70,12 @@ class Rule:
             raise ValueError(f"rule.grace_end: expected a rule with a stop, got {self.grace_end} without")
         if self.keep and self.operate != "prune":
             raise ValueError(f"rule.keep: expected 0 with operate={self.operate}, got {self.keep}")
+        if self.operate == "birth":
+            check_choice("rule.score", self.score, births.SCORES)
+            if self.score == "gain" and self.select != "above":
+                raise ValueError(f"rule.select: expected above with score=gain, got {self.select}")
+            if self.gate or self.grace:
+                raise ValueError("rule.gate, rule.grace: expected none with operate=birth, which has no rows")
         OPERATORS[self.operate].check(self.shape())
 
     def shape(self, most: int = 0) -> Shape:
@@ -78,7 +91,9 @@ class Rule:
 
     @property
     def words(self) -> set[str]:
-        """Words of its score and its gate."""
+        """Words of its score and its gate, as far as they are of rows."""
+        if self.operate == "birth":
+            return set()
         texts = (self.score, *(_condition(condition)[0] for condition in self.gate))
         return {word for text in texts for _, word in parse(text)}
 
@@ -106,17 +121,24 @@ class Rule:
         *,
         least: int = 0,
         most: int | None = None,
+        context: Context | None = None,
     ) -> Edit | None:
         """The edit of one event, or None where no row is selected.
 
         Args:
             least, most: rows, as for `select`; of a merge `most` are pairs.
+            context: what births look at.
         """
-        scores = evaluate(self.score, splats, step, random)
-        allowed = self._allowed(step, splats, random)
         limits = [self.most or None, math.ceil(self.share * len(splats)) if self.share else None, most]
         limits += [max(0, len(splats) - self.keep)] if self.keep else []
         limit = min((limit for limit in limits if limit is not None), default=None)
+        if self.operate == "birth":
+            return births.plan(
+                splats, step, context or Context(), random, score=self.score, how=self.select,
+                threshold=self.threshold, shape=self.shape(), least=least, most=limit,
+            )  # fmt: skip
+        scores = evaluate(self.score, splats, step, random)
+        allowed = self._allowed(step, splats, random)
         pairs = self.operate == "merge"
         rows = select(
             self.select, scores, self.threshold, allowed, splats.uid,

@@ -61,16 +61,21 @@ class Strategy:
 
     def plan(self, step: int, splats: Splats, context: Context | None = None) -> Iterator[Edit | Overwrite]:
         """Edits to apply one by one: each is made from the rows that the one before it left."""
-        yield from self.trim(step, splats)
+        yield from self.trim(step, splats, context)
 
-    def trim(self, step: int, splats: Splats) -> Iterator[Edit]:
+    def trim(self, step: int, splats: Splats, context: Context | None = None) -> Iterator[Edit]:
         """The edit that leaves no more rows than the cap, the faintest go."""
-        if 0 < self.max_gaussians < len(splats):
+        cap = self._cap(context)
+        if cap is not None and cap < len(splats):
             everyone = torch.ones(len(splats), dtype=torch.bool, device=splats.uid.device)
-            crowd = best(
-                everyone, drawn_opacity(splats, step), splats.uid, len(splats) - self.max_gaussians, low=True
-            )
+            gone = len(splats) - cap
+            crowd = best(everyone, splats.strength(), splats.uid, gone, low=True)
             yield from _by("cap", prune(splats, crowd, Shape(), step, generator()), "prune")
+
+    def _cap(self, context: Context | None) -> int | None:
+        """Never more rows than this, by its own setting and by a rate; None: no limit."""
+        caps = [self.max_gaussians or None, None if context is None else context.cap]
+        return min((cap for cap in caps if cap is not None), default=None)
 
     def status(self, step: int, splats: Splats, context: Context) -> dict[str, float]:
         """Where its budget and its policies stand after a step, by name, for the record."""
@@ -174,7 +179,7 @@ class Ruled(Named, Strategy):
         if self.noise.active(step):
             backend = context.raster.backend if context.raster is not None else "reference"
             yield self.noise.plan(splats, step, context.seed, context.rate, backend)
-        yield from self.trim(step, splats)
+        yield from self.trim(step, splats, context)
         if event and self.exact and not due(step + self.every, self.every, self.start, self._end(context)):
             yield from self._fill(step, splats, context.seed)
 
@@ -211,7 +216,7 @@ class Ruled(Named, Strategy):
             elif rule.operate == "merge":
                 most = max(0, self.merge_max - merged) if self.merge_max else None
             random, before = generator("densify", context.seed, step, name), len(splats)
-            edit = rule.plan(step, splats, random, least=least, most=most)
+            edit = rule.plan(step, splats, random, least=least, most=most, context=context)
             yield from _by(name, edit, rule.operate)
             born += max(0, len(splats) - before)
             pruned += (before - len(splats)) if rule.operate == "prune" else 0
@@ -238,7 +243,7 @@ class Ruled(Named, Strategy):
         last = (end - 1) // self.every * self.every if end else 0  # steps done at the last event that grows
         x = min(1.0, (step + 1 - self.start) / max(1, last - self.start)) if last else 1.0
         curve = self.growth.limit(x, count, first, self.max_gaussians, context.factor)
-        limits = [limit for limit in (self.max_gaussians or None, curve) if limit is not None]
+        limits = [limit for limit in (self._cap(context), curve) if limit is not None]
         return min(limits, default=None)
 
     def _budget(self, count: int, born: int, limit: int | None, births: int) -> tuple[int, int | None]:

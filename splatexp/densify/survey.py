@@ -40,6 +40,8 @@ class Context:
     scene: Scene | None = None
     raster: Rasterizer | None = None
     views: Sequence[View] | None = None  # of training, where the rasterizer draws; None: the scene's
+    cap: int | None = None  # rows that a rate allows, besides those of the strategy; None: any
+    worth: float = 0.0  # what a birth has to lower the squared error by to be worth its bits
 
 
 @dataclass
@@ -141,9 +143,10 @@ def edges(image: Tensor) -> Tensor:
     """How much a pixel's grey stands out from its eight neighbours either way, [C,H,W] in [0,1].
 
     Args:
-        image: [C,H,W,3] in [0,1].
+        image: [C,H,W,D] in [0,1]; of less than three channels the first is grey, a fourth is left out.
     """
-    grey = (image @ sent(torch.tensor([0.299, 0.587, 0.114], dtype=image.dtype), image.device))[:, None]
+    shares = torch.tensor([0.299, 0.587, 0.114] if image.shape[-1] > 2 else [1.0], dtype=image.dtype)
+    grey = (image[..., : len(shares)] @ sent(shares, image.device))[:, None]
     kernel = image.new_full((1, 1, 3, 3), -1.0)
     kernel[0, 0, 1, 1] = 8.0
     padded = torch.nn.functional.pad(grey, (1, 1, 1, 1), mode="replicate")

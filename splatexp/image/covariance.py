@@ -49,6 +49,18 @@ def cholesky(shapes: Tensor) -> Covariance:
     return Covariance(l1 * l1, l1 * l2, l2 * l2 + l3 * l3, (l1 * l3).square())
 
 
+def log_cholesky(shapes: Tensor) -> Covariance:
+    """Of (ln l1, l2 / l3, ln l3): `cholesky` whose axes stay above 0 and move by ratios.
+
+    A step of any of the three changes the picture as much whatever the size: the middle one is a shear, the
+    way along x that one standard deviation along y takes with it, in standard deviations of y.
+    """
+    l1, shear, l3 = shapes.unbind(-1)
+    l1, l3 = l1.exp(), l3.exp()
+    l2 = shear * l3
+    return Covariance(l1 * l1, l1 * l2, l2 * l2 + l3 * l3, (l1 * l3).square())
+
+
 def rotation_scale(shapes: Tensor) -> Covariance:
     """Of (s1, s2, t), px and radians: Sigma = R(t) diag(s1^2, s2^2) R(t)^T; a sign of s is nothing.
 
@@ -112,6 +124,11 @@ def _cholesky(cov: Covariance) -> Tensor:
     return torch.stack([l1, cov.xy / l1, cov.det.sqrt() / l1], -1)
 
 
+def _log_cholesky(cov: Covariance) -> Tensor:
+    l1, l2, l3 = _cholesky(cov).unbind(-1)
+    return torch.stack([l1.log(), l2 / l3, l3.log()], -1)
+
+
 def _direct(cov: Covariance) -> Tensor:
     return torch.stack(cov[:3], -1)
 
@@ -122,6 +139,7 @@ def _inverse(cov: Covariance) -> Tensor:
 
 FORMS = {
     "cholesky": Form(cholesky, _cholesky),
+    "log_cholesky": Form(log_cholesky, _log_cholesky),
     "rotation_scale": Form(rotation_scale, _rotation_scale),
     "log_rotation_scale": Form(log_rotation_scale, _log_rotation_scale),
     "direct": Form(direct, _direct),

@@ -1,6 +1,7 @@
 """Rasterizers: the readable reference, the CPU's, two for a GPU, and `auto`, which takes the best there is.
 
-All draw the same picture from the same Gaussians, up to rounding; what differs is said where it does.
+`plane` draws pictures, whose rows are of the plane. All others draw the same picture from the same Gaussians,
+up to rounding; what differs is said where it does.
 """
 
 from collections.abc import Collection
@@ -13,8 +14,9 @@ import splatexp_kernels
 from splatexp.raster.additive import Additive
 from splatexp.raster.gsplat import Gsplat
 from splatexp.raster.kernels import Kernels
+from splatexp.raster.plane import Plane
 from splatexp.raster.precision import PRECISIONS, lowered
-from splatexp.raster.rasterizer import Rasterizer, Render, attribute_by_autograd
+from splatexp.raster.rasterizer import Drawing, Rasterizer, Render, attribute_by_autograd
 from splatexp_kernels import door
 from splatexp_kernels.blend import Attribution
 
@@ -25,7 +27,9 @@ __all__ = [
     "Additive",
     "Attribution",
     "Auto",
+    "Drawing",
     "Gsplat",
+    "Plane",
     "Rasterizer",
     "Reference",
     "Render",

@@ -13,7 +13,6 @@ from torch import Tensor
 from splatexp.cameras import Camera
 from splatexp.choices import check_choice, check_range
 from splatexp.raster.precision import PRECISIONS
-from splatexp.splats import Splats
 from splatexp_kernels.blend import Attribution
 
 
@@ -28,7 +27,7 @@ class Render:
     conics: Tensor  # [C,N,3] px^-2
     radii: Tensor  # [C,N,2] px
     visible: Tensor  # [C,N] bool, not culled
-    scales: Tensor  # [N,3] activated, in the graph
+    scales: Any  # [N,3] activated, in the graph; None of a plane
     opacities: Tensor  # [N] activated, in the graph, before dropout
     blended: Tensor  # [C,N] opacities as they were blended: after dropout, compensated where prefiltered
     absgrad: Tensor | None  # [C,N,2] px^-1, filled by backward
@@ -47,36 +46,14 @@ class Render:
         return self.image.shape[1]
 
 
-@dataclass
-class Rasterizer:
-    """The knobs of all rasterizers; one that cannot honour a knob refuses it."""
+class Drawing:
+    """What draws rows of some kind; its knobs are the fields of a dataclass."""
 
-    near: float = 0.01  # world units; nearer Gaussians are not drawn
-    far: float = 1e10
-    eps2d: float = 0.3  # px^2, added to the diagonal of every 2D covariance
-    prefilter: bool = False  # antialiasing: dim what eps2d widens
-    tile_size: int = 16  # 8, 16 or 32: a tile has its square of pixels
-    per_tile_max: int = 0  # a tile keeps so many nearest Gaussians; 0: all
-    max_splats_per_pixel: int = 0  # a pixel stops after so many contributions; 0: never
-    cull_radius_px: float = 0.0  # Gaussians of this half extent or less are not drawn
-    amp: str = "none"  # none, bf16, fp16: precision of colours and their gradients, see `lowered`
-
-    backend: ClassVar[str]  # of the kernels of the loss and the optimizer
+    backend: str  # of the kernels of the loss and the optimizer
     deterministic: ClassVar[bool] = True  # the same bits every time
-    offers: ClassVar[frozenset[str]] = frozenset(Attribution._fields)  # what `attribute` can give
+    offers: ClassVar[frozenset[str]] = frozenset()  # fields of `Attribution` that `attribute` can give
     distributed = False  # over several GPUs: each process has a share of the rows
     why = ""  # of one that raster=auto took: which, and why no better one
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.near < self.far:
-            raise ValueError(
-                f"raster.near, raster.far: expected 0 <= near < far, got {self.near}, {self.far}"
-            )
-        if self.tile_size not in (8, 16, 32):
-            raise ValueError(f"raster.tile_size: expected 8, 16 or 32, got {self.tile_size}")
-        for name in ("eps2d", "per_tile_max", "max_splats_per_pixel", "cull_radius_px"):
-            check_range(f"raster.{name}", getattr(self, name), 0)
-        check_choice("raster.amp", self.amp, PRECISIONS)
 
     @property
     def name(self) -> str:
@@ -99,9 +76,13 @@ class Rasterizer:
         """
         return ""
 
-    def alone(self) -> "Rasterizer":
+    def alone(self) -> "Drawing":
         """The same where one process has all rows."""
         return self
+
+    def equipped(self, rows: Any) -> Any:
+        """First rows, with the parameters that it needs of them besides those of their kind."""
+        return rows
 
     def require(self) -> None:
         """Make it ready to draw; what has to be compiled first is compiled here.
@@ -121,7 +102,7 @@ class Rasterizer:
 
     def __call__(
         self,
-        splats: Splats,
+        splats: Any,
         camera: Camera,
         *,
         sh_degree: int,
@@ -164,6 +145,34 @@ class Rasterizer:
                 A field that is not among `offers` is None.
         """
         raise NotImplementedError
+
+
+@dataclass
+class Rasterizer(Drawing):
+    """The knobs of all rasterizers of scenes; one that cannot honour a knob refuses it."""
+
+    near: float = 0.01  # world units; nearer Gaussians are not drawn
+    far: float = 1e10
+    eps2d: float = 0.3  # px^2, added to the diagonal of every 2D covariance
+    prefilter: bool = False  # antialiasing: dim what eps2d widens
+    tile_size: int = 16  # 8, 16 or 32: a tile has its square of pixels
+    per_tile_max: int = 0  # a tile keeps so many nearest Gaussians; 0: all
+    max_splats_per_pixel: int = 0  # a pixel stops after so many contributions; 0: never
+    cull_radius_px: float = 0.0  # Gaussians of this half extent or less are not drawn
+    amp: str = "none"  # none, bf16, fp16: precision of colours and their gradients, see `lowered`
+
+    offers: ClassVar[frozenset[str]] = frozenset(Attribution._fields)  # what `attribute` can give
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.near < self.far:
+            raise ValueError(
+                f"raster.near, raster.far: expected 0 <= near < far, got {self.near}, {self.far}"
+            )
+        if self.tile_size not in (8, 16, 32):
+            raise ValueError(f"raster.tile_size: expected 8, 16 or 32, got {self.tile_size}")
+        for name in ("eps2d", "per_tile_max", "max_splats_per_pixel", "cull_radius_px"):
+            check_range(f"raster.{name}", getattr(self, name), 0)
+        check_choice("raster.amp", self.amp, PRECISIONS)
 
 
 def dropped(opacities: Tensor, dropout: Tensor | None) -> Tensor:

@@ -32,7 +32,7 @@ class Chart:
 def tradeoffs(findings: Findings, metric: Metric, scene: str) -> list[Chart]:
     """A metric against Gaussians, seconds and bytes: means over seeds, bars of one standard deviation."""
     charts = []
-    for cost in ("num_gaussians", "train_seconds", "size"):
+    for cost in ("num_gaussians", "train_seconds", "size", "bpp"):
         heading, unit, _ = COSTS[cost]
         at = []
         for series, variant in enumerate(findings.variants):

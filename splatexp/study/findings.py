@@ -19,6 +19,7 @@ LABELS = {
     "ssim": ("SSIM", "", 4),
     "psnr_aligned": ("PSNR, poses fitted", "dB", 2),
     "ssim_aligned": ("SSIM, poses fitted", "", 4),
+    "psnr_layers": ("PSNR, mean of prefixes", "dB", 2),
     "lpips_vgg": ("LPIPS (VGG)", "", 4),
     "lpips_alex": ("LPIPS (AlexNet)", "", 4),
     "lpips_vgg01": ("LPIPS (VGG on [0, 1])", "", 4),
@@ -29,7 +30,9 @@ COSTS = {  # name -> heading, what one unit of it is, decimals
     "wall_seconds": ("wall s", 1, 1),
     "peak_memory_bytes": ("peak MB", 1e6, 0),
     "size": ("model MB", 1e6, 2),
+    "bpp": ("bits per pixel", 1, 3),
 }
+SELDOM = ("bpp",)  # costs that most models do not have: left out where none has
 TOLD = {"too few": "too few runs to tell"}
 NOTHING = "–"
 
@@ -127,6 +130,13 @@ class Findings:
         usual = _mean((scene, before) for scene, before, _ in both)
         mean = _mean((scene, after) for scene, _, after in both)
         return percent(mean / usual - 1) if usual and mean is not None else NOTHING
+
+    @property
+    def costs(self) -> list[str]:
+        """The names in COSTS that are worth telling."""
+        return [
+            name for name in COSTS if name not in SELDOM or any(run.metrics.get(name) for run in self.results)
+        ]
 
     def cost(self, variant: str, name: str) -> str:
         """The mean of a cost in its unit."""

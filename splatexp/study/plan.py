@@ -35,7 +35,8 @@ class Study:
     baseline: str = ""  # the variant that the others are compared with
     variants: dict[str, list[str]] = field(default_factory=dict)  # name -> overrides
     common: list[str] = field(default_factory=list)  # overrides of all
-    scenes: list[str] = field(default_factory=lambda: ["builtin"])  # builtin, or folders of data
+    builtin: list[str] = field(default_factory=lambda: ["data=builtin"])  # what the scene builtin stands for
+    scenes: list[str] = field(default_factory=lambda: ["builtin"])  # builtin, folders of data, pictures
     seeds: int = 3
     steps: int = 2000
     budget: Budget = field(default_factory=Budget)
@@ -54,8 +55,8 @@ class Study:
         if len(set(names)) < len(names) or not names:
             raise ValueError(f"scenes: expected different names, got {', '.join(names) or 'none'}")
         for scene in self.scenes:
-            if scene != "builtin" and not Path(scene).is_dir():
-                raise ValueError(f"scenes: expected builtin or a folder of data, got {scene}")
+            if scene != "builtin" and not Path(scene).exists():
+                raise ValueError(f"scenes: expected builtin, a folder of data or a picture, got {scene}")
 
     def tasks(self) -> Iterator[Task]:
         """Every run, the baseline's first and seed by seed, so that what is there early can be compared."""
@@ -67,7 +68,7 @@ class Study:
                         yield self._task(name, scene, seed, gaussians)
 
     def _task(self, name: str, scene: str, seed: int, gaussians: int) -> Task:
-        where = ["data=builtin"] if scene == "builtin" else [f"data.path={_quoted(Path(scene).resolve())}"]
+        where = self.builtin if scene == "builtin" else [f"data.path={_quoted(Path(scene).resolve())}"]
         words = [*where, f"steps={self.steps}", f"seed={seed}", *self.common, *self.variants[name]]
         if gaussians:
             words += [f"densify.max_gaussians={gaussians}", "densify.exact=true"]
@@ -92,8 +93,9 @@ class Task:
 
 
 def scene_name(scene: str) -> str:
-    """The last part of a path."""
-    return Path(scene).name or scene
+    """The last part of a path, without the suffix of a picture."""
+    path = Path(scene)
+    return (path.stem if path.is_file() else path.name) or scene
 
 
 def rows_of_bytes(size: int, sh_degree: int) -> int:

@@ -81,16 +81,16 @@ def key_table(findings: Findings, variant: str) -> Table:
 def cost_table(findings: Findings) -> Table:
     """What a variant costs, and how that compares with the baseline."""
     heading = ["variant"]
-    for title, *_ in COSTS.values():
-        heading += [title, "±"]
+    for name in findings.costs:
+        heading += [COSTS[name][0], "±"]
     rows = []
     for variant in findings.variants:
         row = [variant]
-        for name in COSTS:
+        for name in findings.costs:
             own = variant == findings.baseline
             row += [findings.cost(variant, name), "" if own else findings.against(variant, name)]
         rows.append(row)
-    return Table(heading, rows, frozenset(range(1, 2 * len(COSTS) + 1)))
+    return Table(heading, rows, frozenset(range(1, len(heading))))
 
 
 def run_table(findings: Findings) -> Table:

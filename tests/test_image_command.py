@@ -1,0 +1,181 @@
+"""`python -m splatexp.image`: encode, decode, info, view; folders, failures, exit codes."""
+
+import json
+import threading
+import urllib.error
+import urllib.request
+
+import numpy as np
+import pytest
+import simulated_codec
+from command import python
+
+from splatexp.image import __main__, describe, gsi, page, pictures, symbols
+from splatexp.image.fuzz import header_of, layer_of
+
+
+@pytest.fixture
+def image(tmp_path, monkeypatch, capsys):
+    """The command line in an empty folder; gives exit status, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+    simulated_codec.install(monkeypatch)
+
+    def call(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["splatexp.image", *words])
+        status = __main__.main()
+        said = capsys.readouterr()
+        return status, said.out, said.err
+
+    return call
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder with two pictures, one of 16 bits, one broken, and a text."""
+    folder = tmp_path / "photos"
+    y, x = np.mgrid[:24, :40] / 8
+    smooth = np.stack([np.sin(x), np.cos(y), np.sin(x + y)], -1) / 2.5 + 0.5
+    pictures.write(folder / "a.png", smooth)
+    pictures.write(folder / "b.png", smooth[..., :1], 16)
+    (folder / "c.png").write_text("no picture")
+    (folder / "notes.txt").write_text("no picture at all")
+    return folder
+
+
+def test_there_and_back(image, photos, tmp_path):
+    status, out, err = image("encode", "photos/a.png", "a.gsi", "bytes=300", "levels=2")
+    assert status == 0 and not err
+    assert "photos/a.png -> a.gsi" in out and f"{(tmp_path / 'a.gsi').stat().st_size:,} bytes" in out
+    assert image("decode", "a.gsi", "a.png")[0] == 0
+    found, truth = pictures.read("a.png"), pictures.read("photos/a.png")
+    assert found.bits == 8 and np.abs(found.pixels - truth.pixels).mean() < 0.05
+    assert image("decode", "a.gsi", "b.png", "scale=2", "crop=10,6,50,30", "layers=1")[0] == 0
+    assert pictures.read("b.png").pixels.shape == (30, 50, 3)
+    assert image("decode", "a.gsi")[0] == 0  # beside it
+
+
+def test_a_folder_with_a_picture_that_is_none(image, photos, tmp_path):
+    status, out, err = image("encode", "photos", "new", "bytes=400", "jobs=2")
+    assert status == 1
+    assert err.splitlines() == ["error: photos/c.png: cannot read the picture: of no kind that is known"]
+    assert sorted(line.split(":")[0] for line in out.splitlines()) == [
+        "photos/a.png -> new/a.gsi",
+        "photos/b.png -> new/b.gsi",
+    ]
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["a.gsi", "b.gsi"]
+    before = (tmp_path / "new/a.gsi").stat().st_mtime_ns
+    assert image("encode", "photos/a.png", "photos/b.png", "new/", "missing=true")[:2] == (0, "")
+    assert (tmp_path / "new/a.gsi").stat().st_mtime_ns == before
+    assert image("decode", "new", "back", "suffix=.png")[0] == 0
+    assert pictures.read("back/b.png").bits == 16
+    status, out, err = image("decode", "new", "back", "suffix=.jpg")
+    assert status == 1 and "16 bits can be written as .png alone" in err and "back/a.jpg" in out
+
+
+def test_what_is_refused_is_one_line(image, photos):
+    image("encode", "photos/a.png", "a.gsi")
+    for words, status, why in (
+        (["encoed"], 2, "expected one of encode, decode"),
+        (["encode"], 2, "expected a file or a folder"),
+        (["encode", "none.png"], 2, "none.png: no such file"),
+        (["encode", "photos/a.png", "a.png"], 2, "ends in .gsi"),
+        (["encode", "photos/a.png", "bp=3"], 1, "photos/a.png: bp: no such key"),
+        (["decode", "a.gsi", "layer=1"], 2, "did you mean layers"),
+        (["decode", "a.gsi", "a.png", "crop=1,2,3"], 2, "crop: expected 4 whole numbers"),
+        (["decode", "a.gsi", "a.png", "crop=0,0,99,9"], 1, "crop"),
+        (["decode", "a.gsi", "a.png", "scale=big"], 2, "scale: expected a number, got 'big'"),
+        (["decode", "a.gsi", "a.png", "layers=2"], 1, "layers"),
+        (["decode", "photos/a.png", "x.png"], 1, "not a .gsi file"),
+        (["decode", "a.gsi", "a.doc"], 1, "a.doc: no such kind of picture"),
+        (["info", "none.gsi"], 2, "none.gsi: no such file"),
+        (["view", "a.gsi", "b.gsi"], 2, "expected one file"),
+        (["bench", "photos", "codecs=heic"], 2, "codecs: expected some of gsi"),
+    ):
+        got, out, err = image(*words)
+        assert got == status, words
+        assert len(err.splitlines()) == 1 and err.startswith("error: "), err
+        assert why in err, err
+    assert image()[0] == 2 and image("--help")[0] == 0
+
+
+def test_a_file_that_was_cut_off_is_decoded_as_far_as_it_goes(image, photos, tmp_path):
+    image("encode", "photos/a.png", "a.gsi", "levels=2")
+    (tmp_path / "cut.gsi").write_bytes((tmp_path / "a.gsi").read_bytes()[:-9])
+    status, out, _ = image("decode", "cut.gsi", "cut.png")
+    assert status == 0 and "cut off: 1 of 2 layers" in out
+    image("decode", "a.gsi", "one.png", "layers=1")
+    assert (tmp_path / "one.png").read_bytes() == (tmp_path / "cut.png").read_bytes()
+    out = image("info", "cut.gsi")[1]
+    assert "cut off: 1 of 2 layers are there" in out
+
+
+def test_info_adds_up(image, photos, tmp_path):
+    image("encode", "photos/a.png", "a.gsi", "levels=2")
+    found = json.loads(image("info", "a.gsi", "json=true")[1])
+    size = (tmp_path / "a.gsi").stat().st_size
+    assert found["bytes"] == size == sum(section["bytes"] for section in found["sections"])
+    assert found["bpp"] == pytest.approx(8 * size / (24 * 40))
+    assert found["gaussians"] == sum(layer["gaussians"] for layer in found["layers"])
+    assert found == json.loads(describe.as_json(describe.described(tmp_path / "a.gsi"))) | {"file": "a.gsi"}
+    payload = sum(s["bytes"] - gsi.FRAME - 4 for s in found["sections"] if s["name"] == "LAYR")
+    told = sum(sum(layer["bits"].values()) for layer in found["layers"]) / 8
+    assert told == pytest.approx(payload, rel=0.25)  # each stream alone, rounded to bytes
+    out = image("info", "a.gsi")[1]
+    assert f"{size:,} bytes" in out and "40 x 24, RGB, 8 bits" in out and "color2" in out
+
+
+def test_decoding_needs_no_torch(image, photos, tmp_path):
+    image("encode", "photos/a.png", "a.gsi")
+    code = "import sys; sys.argv = ['x', 'decode', 'a.gsi', 'b.png']; "
+    code += "from splatexp.image.__main__ import main; assert main() == 0; "
+    code += "print([name for name in ('torch', 'scipy', 'rich', 'hydra') if name in sys.modules])"
+    assert python("-c", code, cwd=tmp_path).stdout.splitlines()[-1] == "[]"
+
+
+def test_the_page_shows_what_the_decoder_draws(image, photos, tmp_path):
+    image("encode", "photos/a.png", "a.gsi", "levels=2")
+    with page.serving(tmp_path / "a.gsi", truth=str(photos / "a.png")) as address:
+
+        def get(path: str) -> bytes:
+            with urllib.request.urlopen(address + path, timeout=20) as answer:
+                return answer.read()
+
+        about = json.loads(get("/about"))
+        assert (about["width"], about["height"], len(about["layers"]), about["truth"]) == (40, 24, 2, True)
+        assert b"<canvas" in get("/")
+        (tmp_path / "drawn.png").write_bytes(get("/drawn?x=8&y=4&width=50&height=40&scale=2.5&layers=1"))
+        image("decode", "a.gsi", "b.png", "scale=2.5", "crop=8,4,50,40", "layers=1")
+        assert np.array_equal(pictures.read("drawn.png").pixels, pictures.read("b.png").pixels)
+        (tmp_path / "truth.png").write_bytes(get("/original"))
+        assert np.array_equal(pictures.read("truth.png").pixels, pictures.read("photos/a.png").pixels)
+        rows = np.frombuffer(get("/outlines"), "<f4").reshape(-1, 6)
+        assert len(rows) == sum(about["layers"])
+        for path, status in (
+            ("/drawn?x=0", 400), ("/drawn?x=0&y=0&width=9&height=9&scale=1e9&layers=1", 400),
+            ("/drawn?x=0&y=0&width=900&height=9&scale=1&layers=1", 400), ("/etc/passwd", 404),
+        ):  # fmt: skip
+            with pytest.raises(urllib.error.HTTPError) as error:
+                get(path)
+            assert error.value.code == status
+            error.value.close()
+        with page.serving(tmp_path / "a.gsi") as other:  # the next port
+            assert other != address
+    assert not [thread for thread in threading.enumerate() if thread.daemon and "serve" in thread.name]
+    with pytest.raises(ValueError, match="truth: expected 40 x 24"):
+        pictures.write(tmp_path / "small.png", np.zeros((2, 2, 3)))
+        page.Shown(tmp_path / "a.gsi", tmp_path / "small.png")
+
+
+def test_outlines_are_the_ellipses_of_the_covariances(tmp_path):
+    header = header_of()
+    layer = layer_of(header, 40, log2=(-1, 3), shear=3)
+    (tmp_path / "a.gsi").write_bytes(gsi.dump(header, [layer]))
+    rows = np.frombuffer(page.Shown(tmp_path / "a.gsi").outlines, "<f4").reshape(-1, 6).astype(float)
+    drawn = symbols.gaussians(header, gsi.load((tmp_path / "a.gsi").read_bytes()).layers[0])
+    cos, sin = np.cos(rows[:, 4]), np.sin(rows[:, 4])
+    turn = np.stack([np.stack([cos, -sin], -1), np.stack([sin, cos], -1)], -2)
+    sigma = turn * (rows[:, None, 2:4] ** 2) @ turn.swapaxes(1, 2)
+    a, b, c = drawn.conics.astype(float).T
+    wanted = np.linalg.inv(np.stack([np.stack([a, b], -1), np.stack([b, c], -1)], -2))
+    assert np.allclose(sigma, wanted, rtol=2e-3, atol=1e-3)
+    assert np.allclose(rows[:, :2], drawn.means) and (rows[:, 2] >= rows[:, 3]).all()

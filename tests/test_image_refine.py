@@ -1,0 +1,166 @@
+import math
+
+import pytest
+import torch
+
+from splatexp.cameras import Camera
+from splatexp.data.scene import Scene
+from splatexp.image.covariance import FORMS
+from splatexp.image.edge import Edge, structure
+from splatexp.image.initial import Start
+from splatexp.image.plane import Plane
+from splatexp.image.refine import Refine, busiest, tiled
+from splatexp.raster.plane import Plane as Drawing
+from splatexp.record import Record, Sight
+
+torch.set_num_threads(1)
+WIDTH, HEIGHT = 40, 32
+CAMERA = Camera(torch.eye(4)[None], torch.eye(3)[None], WIDTH, HEIGHT)
+BEHIND = torch.tensor([[0.4, 0.3]])
+
+
+def picture():
+    y, x = torch.meshgrid(torch.arange(HEIGHT), torch.arange(WIDTH), indexing="ij")
+    wave = 0.5 + 0.3 * torch.sin(x * 0.5) * torch.cos(y * 0.3)
+    return torch.stack([wave, wave.roll(5, 1)], -1)[None]
+
+
+def begun(form="log_cholesky", count=60):
+    rows = Start("grid")(picture()[0], count, background=BEHIND[0])
+    params = {"means": rows.means, "shapes": FORMS[form].shapes(rows.covariance), "colors": 0.7 * rows.colors}
+    return Plane(params, form)
+
+
+def sight(rows, raster, step=0):
+    render = raster(rows, CAMERA, background=BEHIND)
+    return Sight(step, {}, torch.zeros(()), render, picture(), None, CAMERA)
+
+
+def error(rows, raster):
+    with torch.no_grad():
+        return float((raster(rows, CAMERA, background=BEHIND).image - picture()).square().mean())
+
+
+@pytest.mark.parametrize("mode,top_k", [("sum", 0), ("normalized", 0), ("normalized", 4), ("alpha", 0)])
+def test_the_colours_of_least_squares_are_put_in_place(mode, top_k):
+    raster = Drawing(mode=mode, top_k=top_k, backend="cpu")
+    rows = raster.equipped(begun())
+    rows.exp_avg["colors"] += 1
+    refine, best = Refine(solve_every=5, solve_steps=100, solve_ridge=0.0), []
+    before = error(rows, raster)
+    assert not refine(rows, sight(rows, raster), raster, 3, 20, best)
+    assert error(rows, raster) == before
+    assert not refine(rows, sight(rows, raster), raster, 4, 20, best)
+    after = error(rows, raster)
+    assert after < 0.5 * before and not rows.exp_avg["colors"].any()
+    rows.colors.grad = None
+    (raster(rows, CAMERA, background=BEHIND).image - picture()).square().sum().backward()
+    assert float(rows.colors.grad.abs().max()) < 0.05 * HEIGHT  # it is at the bottom
+    with torch.no_grad():
+        rows.colors += 0.1
+    assert refine(rows, sight(rows, raster), raster, 19, 20, best)
+    assert error(rows, raster) == pytest.approx(after, rel=1e-2)
+
+
+@pytest.mark.parametrize("form", ["log_cholesky", "cholesky", "log_rotation_scale"])
+def test_l_bfgs_comes_after_the_last_step_and_lowers_the_error(form):
+    raster = Drawing(backend="cpu")
+    rows, refine = begun(form), Refine(lbfgs=15)
+    before, places = error(rows, raster), rows.means.detach().clone()
+    assert not refine(rows, sight(rows, raster), raster, 0, 2, [])
+    assert error(rows, raster) == before
+    assert refine(rows, sight(rows, raster), raster, 1, 2, [])
+    assert error(rows, raster) < 0.1 * before
+    assert not torch.equal(rows.means.detach(), places) and rows.means.grad is None
+    other = begun(form)
+    refine(other, sight(other, raster), raster, 1, 2, [])
+    assert torch.equal(other.colors, rows.colors)
+
+
+def test_it_ends_when_the_busiest_tiles_gain_no_more():
+    raster, rows = Drawing(backend="cpu"), begun()
+    refine = Refine(patience=30, gain=0.1, every=10, tile=8)
+    best, ended = [], None
+    for step in range(200):
+        if step <= 60 and step % 10 == 0:
+            with torch.no_grad():
+                rows.colors *= 1.05  # it gains until step 60
+        if refine(rows, sight(rows, raster), raster, step, 1000, best):
+            ended = step
+            break
+    assert ended == 90 and best[1] == 60.0
+    resumed = list(best)
+    assert refine(rows, sight(rows, raster), raster, 100, 1000, resumed)
+    assert not Refine(patience=0)(rows, sight(rows, raster), raster, 100, 1000, [])
+
+
+def test_the_busiest_tiles_are_those_of_many_values():
+    grey = torch.full((20, 30), 0.5)
+    grey[8:16, 16:24] = torch.rand(8, 8, generator=torch.Generator().manual_seed(0))
+    grey[0:4, 0:8] = 0.9  # a tile of two values
+    tiles = tiled(grey, 8)
+    assert tiles.shape == (12, 64) and int(tiles.isnan().sum()) == 12 * 64 - 600
+    assert busiest(grey, 8, 0.01).tolist() == [6]
+    assert busiest(grey, 8, 2 / 12).tolist() == [6, 0]
+    assert sorted(busiest(grey, 8, 1.0).tolist()) == list(range(12))
+
+
+def test_by_default_it_only_knows_the_last_step():
+    rows, raster = begun(), Drawing(backend="cpu")
+    before = {name: leaf.detach().clone() for name, leaf in rows.params.items()}
+    assert not Refine()(rows, sight(rows, raster), raster, 5, 10, [])
+    assert Refine()(rows, sight(rows, raster), raster, 9, 10, [])
+    assert all(torch.equal(before[name], leaf) for name, leaf in rows.params.items())
+    for name in ("solve_every", "solve_steps", "lbfgs", "patience", "gain", "tile", "every"):
+        with pytest.raises(ValueError, match=f"optimizer.refine.{name}: expected at least"):
+            Refine(**{name: -1})
+
+
+def scene_of(image):
+    class View:
+        values = image
+
+    return Scene.__new__(Scene), View
+
+
+def test_across_an_edge_it_costs_and_along_it_does_not():
+    step = torch.zeros(HEIGHT, WIDTH, 1)
+    step[:, WIDTH // 2 :] = 1.0
+    tensor = structure(step, 1.5)
+    assert (tensor[..., 1:] == 0).all() and float(tensor[10, WIDTH // 2, 0]) > 0.05 > float(tensor[10, 5, 0])
+    penalty = Edge(weight=1.0, most=100.0)
+    scene, view = scene_of(step)
+    scene.train, scene.name = [view], "step"
+    penalty.check(scene)
+    means = torch.tensor([[WIDTH / 2, 10.0], [5.0, 10.0]])
+    rows = Plane({"means": means, "shapes": torch.zeros(2, 3), "colors": torch.ones(2, 1)}, "log_cholesky")
+    found = penalty.penalty(None, rows)
+    assert found.item() == pytest.approx(float(tensor[10, WIDTH // 2, 0]) / 2, rel=1e-5)
+    found.backward()
+    grad = rows.shapes.grad
+    assert grad[0, 0] > 0.05 and grad[0, 2] == 0 and not grad[1].any()
+    assert rows.means.grad is None  # it shapes, and does not push away
+    assert Edge(most=1e-3, weight=1.0) != penalty
+    capped = Edge(weight=1.0, most=1e-3)
+    capped.check(scene)
+    assert capped.penalty(None, rows).item() == pytest.approx(0.5e-3)
+
+
+def test_edges_are_of_pictures():
+    penalty = Edge()
+    with pytest.raises(RuntimeError, match=r"expected check\(scene\)"):
+        penalty.penalty(None, begun())
+    scene, view = scene_of(picture()[0])
+    scene.train, scene.name = [view, view], "fox"
+    with pytest.raises(ValueError, match="regularizer.edge: expected one picture, got 2 of fox"):
+        penalty.check(scene)
+    with pytest.raises(ValueError, match="regularizer.edge.blur: expected at least 0.1, got nan"):
+        Edge(blur=math.nan)
+
+
+def test_where_an_early_end_stands_is_part_of_the_record():
+    record = Record(best=[31.5, 40.0])
+    state = record.state()
+    assert Record.of(state).best == [31.5, 40.0]
+    del state["best"]  # as earlier versions wrote it
+    assert Record.of(state).best == []
