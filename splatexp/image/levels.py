@@ -46,7 +46,7 @@ class Sequential(Scalar):
             for moments in (rows.exp_avg, rows.exp_avg_sq):
                 for name in rows.params:
                     moments[name][early] = 0.0
-        rows.quantizer = Quantized(size_of(rows, scene)) if step >= self.start else None
+        rows.quantizer = Quantized(size_of(rows, scene)) if self._coding(step) else None
 
     def count(self, rows: Rows, step: int, steps: int) -> int | None:
         """As `Rate` says: of the whole, what the layers so far are to have."""

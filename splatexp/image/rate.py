@@ -61,7 +61,7 @@ class Scalar(Rate):
     levels: int = 1  # layers of the file: each prefix is a coarser picture
     grow_until: int = field(default=18_000, metadata=STEPS)  # rows come to their number in so many steps
     price_start: int = field(default=9_000, metadata=STEPS)  # bits count in the loss from here on
-    start: int = field(default=21_000, metadata=STEPS)  # rows are drawn as they are coded from here on
+    start: int = field(default=0, metadata=STEPS)  # rows are drawn as they are coded from here on; 0: never
     first: float = 0.25  # share of the rows that it begins with
     per: float = 34.0  # bits of a Gaussian that the price is to lead to
     learn: bool = True  # the steps learn
@@ -96,10 +96,10 @@ class Scalar(Rate):
     def ready(self, rows: Rows, scene: Scene, step: int, steps: int) -> None:
         """As `Rate` says."""
         assert isinstance(rows, Plane)
-        if self.levels > 1 and step < self.start:
+        if self.levels > 1 and step < self.grow_until:
             rows.carried[LAYER] = layers_of(rows, self.levels)
         size, upto = size_of(rows, scene), self._upto(step)
-        rows.quantizer = Quantized(size, upto) if step >= self.start else Whole(upto) if upto else None
+        rows.quantizer = Quantized(size, upto) if self._coding(step) else Whole(upto) if upto else None
 
     def terms(self, rows: Rows, scene: Scene, step: int, steps: int) -> dict[str, Tensor]:
         """The price of all bits, in the unit of a mean squared error."""
@@ -117,7 +117,7 @@ class Scalar(Rate):
         """As `Rate` says: the steps, the price, and how many rows the budget is worth."""
         assert isinstance(rows, Plane)
         learned = rows.shared[STEPS_OF]
-        if self.learn and learned.grad is not None and step >= self.start:
+        if self.learn and learned.grad is not None and self._coding(step):
             fade = 0.1 + 0.9 * (1 - step / steps)
             adam(
                 learned, learned.grad, rows.exp_avg[STEPS_OF], rows.exp_avg_sq[STEPS_OF],
@@ -204,6 +204,10 @@ class Scalar(Rate):
         values = {"price": state.price, "bits": state.bits, "bits_per_gaussian": state.per}
         return values | {f"step_{name}": value for name, value in zip(NAMES, learned, strict=True)}
 
+    def _coding(self, step: int) -> bool:
+        """Whether rows are drawn as they are coded at a step."""
+        return 0 < self.start <= step
+
     def _budget(self, pixels: int) -> float:
         """Bits that the file may have; 0 where it is not that which is given."""
         return 8.0 * self.bytes or self.bpp * pixels
@@ -220,7 +224,7 @@ class Scalar(Rate):
         state = state._replace(bits=bits, per=max(1.0, bits / max(1, len(rows))))
         if not self.price:
             height, width, _ = scene.train[0].values.shape
-            budget = self._budget(height * width) - 8 * FRAME if step >= self.start else 0.0
+            budget = self._budget(height * width) - 8 * FRAME if step >= self.grow_until else 0.0
             goal = max(SPARE * budget / max(1, len(rows)), self.per / 2) if budget > 0 else self.per
             dearer = min(1.5, max(0.67, (state.per / goal) ** 0.7))
             rows.shared[STEPS_OF][:2] += 0.5 * math.log(dearer)
