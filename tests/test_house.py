@@ -66,6 +66,7 @@ NOT_BELOW = {
 }
 NOT_BELOW |= {"image.fuzz", "image.teach"}
 NOT_BELOW |= {"view", "job", "multirun", "study.__main__", "study.conduct", "image.__main__", "image.encode"}
+NOT_BELOW |= {"image.tasks", "image.bench"}
 HEAVY = ["torchmetrics", "torchvision", "lpips", "wandb", "tensorboard", "gsplat", "scipy", "imageio"]
 HEAVY += ["plyfile", "matplotlib", "safetensors", "psutil", "viser", "sklearn"]
 PURE = {"motion", "similarity", "turntable"}  # functions of cameras, which data may take too

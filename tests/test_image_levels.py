@@ -59,7 +59,7 @@ def test_each_layer_doubles_what_there_is():
 
 def test_a_file_is_measured_prefix_by_prefix():
     scene, rows = begun()
-    rate, raster = Sequential(bpp=1.0, levels=2, start=0), Drawing(backend="cpu")
+    rate, raster = Sequential(bpp=1.0, levels=2, start=1), Drawing(backend="cpu")
     rate.begin(rows, scene)
     rows.born[:10] = 20
     rate.ready(rows, scene, 29, STEPS)

@@ -188,7 +188,9 @@ def test_each_prefix_of_a_layered_file_is_a_better_picture():
 
 
 def test_at_a_price_rows_that_are_not_worth_their_bits_go():
-    dear, cheap = (encode(picture(), [f"price={price}", "threads=1", "steps=150"]) for price in (0.01, 0.0005))
+    dear, cheap = (
+        encode(picture(), [f"price={price}", "threads=1", "steps=150"]) for price in (0.01, 0.0005)
+    )
     assert 0 < dear.rows < cheap.rows and dear.psnr < cheap.psnr
 
 
@@ -197,11 +199,12 @@ def test_a_resumed_run_is_the_same_to_the_bit(tmp_path):
 
     path = tmp_path / "blobs.png"
     Image.fromarray(np.rint(picture().pixels * 255).astype(np.uint8)).save(path)
-    words = ["preset=image_codec", f"data.path={path}", "rate.bytes=700", "model.count=10", "tracker=[]", *FAST]
-    words += ["checkpoint.every=45"]
+    words = ["preset=image_codec", f"data.path={path}", "rate.bytes=700", "model.count=10", "tracker=[]"]
+    words += [*FAST, "checkpoint.every=45", "rate.start=40"]
     run = build(compose(words))
     result = run(tmp_path / "whole")
-    again = dataclasses.replace(run, resume=str(tmp_path / "whole" / "checkpoints" / "step_00000045.safetensors"))
+    checkpoint = tmp_path / "whole" / "checkpoints" / "step_00000045.safetensors"
+    again = dataclasses.replace(run, resume=str(checkpoint))
     again(tmp_path / "again")
     files = [(tmp_path / name / "picture.gsi").read_bytes() for name in ("whole", "again")]
     assert files[0] == files[1] and len(files[0]) <= 700

@@ -17,7 +17,7 @@ from splatexp.image.covariance import Covariance
 from splatexp.image.plane import Plane
 from splatexp.image.pursuit import Found, pursue
 
-# of a pixel: its squared error, mean over channels; 1; of a Gaussian, what it would take off the squared error
+# of a pixel: its squared error, mean over channels; 1. Of a Gaussian: by how much it lowers that error
 SCORES = ("error", "one", "gain")
 SHARE = 0.7  # of the colour that would be best for one alone: several are born at once
 

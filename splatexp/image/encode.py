@@ -70,8 +70,8 @@ def encode(
     """A picture as a file.
 
     Args:
-        words: `quality=33` (dB), `bytes=5000`, `bpp=0.2` or `price=0.05`; `levels=3`; and any setting of a run
-            of preset=image_codec, such as `steps=1200` or `threads=1`.
+        words: `quality=33` (dB), `bytes=5000`, `bpp=0.2` or `price=0.05`; `levels=3`; and any setting of a
+            run of preset=image_codec, such as `steps=1200` or `threads=1`.
         on_step: called with the steps that are done and how many there will be, as far as is known.
 
     Raises: ValueError, one line, for a word that is none.
@@ -103,8 +103,8 @@ def _searched(job: _Job, quality: float) -> Encoded:
     tried: list[Encoded] = []
     for _ in range(TRIES):
         tried.append(_fitted(job, f"bytes={_bytes(job, aim)}", quality=quality))
-        above = tried[-1].psnr > quality
-        if abs(tried[-1].psnr - quality) <= SURE or _bytes(job, aim) == (LEAST if above else _bytes(job, MOST)):
+        off, end = tried[-1].psnr - quality, LEAST if tried[-1].psnr > quality else _bytes(job, MOST)
+        if abs(off) <= SURE or _bytes(job, aim) == end:
             break
         aim = _aim(job, tried[-1], quality + SURE / 2)
     return min(tried, key=lambda one: (one.psnr < quality - SURE, abs(one.psnr - quality)))

@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from splatexp.image.plane import LAYER, Plane
-from splatexp.image.rate import Quantized, Scalar, size_of
+from splatexp.image.quantize import Quantized
+from splatexp.image.rate import Scalar, size_of
 
 if TYPE_CHECKING:
     from splatexp.data.scene import Scene

@@ -18,6 +18,7 @@ from splatexp.image.plane import LAYER, Drawn, Plane
 from splatexp.image.symbols import PRECISION_MAX, UNIT, Header, Quantizer, Symbols, place_counts
 
 FORM = "log_cholesky"
+STEPS_OF = "rate_steps"  # a shared leaf of rows: natural logarithms of the steps
 NAMES = ("luma", "chroma", "scale", "shear", "place")  # of steps
 LONGEST, SHORTEST, MOST_SHEAR = 15.0, -4.0, 64.0  # log2 px, log2 px, and the shear: what a file may tell
 LN2 = math.log(2)
@@ -171,7 +172,9 @@ def symbols(found: Coded, rows: Plane) -> list[Symbols]:
     return made
 
 
-def header(size: Size, told: Quantizer, background: tuple[float, ...], bits: int, mode: str, top_k: int) -> Header:
+def header(
+    size: Size, told: Quantizer, background: tuple[float, ...], bits: int, mode: str, top_k: int
+) -> Header:
     """What a file says before its layers."""
     behind = tuple(round(65535 * value) for value in background)
     return Header(size.width, size.height, size.channels, bits, mode, top_k, behind, told)
@@ -199,3 +202,31 @@ def price_of(rows: Plane, steps: Tensor, size: Size) -> Tensor:
     away = ((lengths - mean) / spread).square().sum(1) / (2 * LN2) + shear.abs() / (lean * LN2)
     tones = (1.5 * (1 + k.abs() / usual).log2()).sum(1)
     return 5 * e + places + fixed + away + tones
+
+
+@dataclass
+class Whole:
+    """Draws the first layers alone, as they are."""
+
+    upto: int
+
+    def __call__(self, rows: Plane) -> Drawn:
+        """As `Plane.drawn` says."""
+        return _within(Drawn(rows.means, rows.shapes, rows.colors, rows.weights, rows.form), rows, self.upto)
+
+
+@dataclass
+class Quantized:
+    """Draws rows as they would be coded; of the first layers alone, or all where there is no limit."""
+
+    size: Size
+    upto: int = 0
+
+    def __call__(self, rows: Plane) -> Drawn:
+        """As `Plane.drawn` says."""
+        return _within(coded(rows, rows.shared[STEPS_OF], self.size)[1], rows, self.upto)
+
+
+def _within(drawn: Drawn, rows: Plane, upto: int) -> Drawn:
+    """Rows of later layers weigh nothing."""
+    return drawn._replace(weights=drawn.weights * (rows.carried[LAYER] < upto)) if upto else drawn

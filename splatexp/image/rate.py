@@ -1,7 +1,7 @@
-"""What a picture may cost: bits join the loss at a price, and the number of Gaussians follows from the budget.
+"""What a picture may cost: bits join the loss at a price, and the budget says how many Gaussians there are.
 
-Notation: a price is what a bit may cost of the squared error, summed over pixels and channels. A budget can be
-spent on more Gaussians or on finer ones: the best exchange was found where one takes about as many bits in
+Notation: a price is what a bit may cost of the squared error, summed over pixels and channels. A budget can
+be spent on more Gaussians or on finer ones: the best exchange was found where one takes about as many bits in
 any picture and at any rate, so the price is led to where it does, and the rest is a matter of their number.
 """
 
@@ -20,9 +20,20 @@ from splatexp.atomic import replaced
 from splatexp.choices import check_range
 from splatexp.edit import Edit
 from splatexp.image import gsi
-from splatexp.image.plane import LAYER, Drawn, Plane
+from splatexp.image.plane import LAYER, Plane
 from splatexp.image.prefixes import measured
-from splatexp.image.quantize import NAMES, Size, cell_shift, coded, header, price_of, symbols
+from splatexp.image.quantize import (
+    NAMES,
+    STEPS_OF,
+    Quantized,
+    Size,
+    Whole,
+    cell_shift,
+    coded,
+    header,
+    price_of,
+    symbols,
+)
 from splatexp.rate import Rate
 from splatexp.schedules import STEPS
 from splatexp_kernels.adam import adam
@@ -32,7 +43,7 @@ if TYPE_CHECKING:
     from splatexp.raster.plane import Plane as Drawing
     from splatexp.rows import Rows
 
-STEPS_OF, STATE = "rate_steps", "rate"  # shared leaves: natural logarithms of the steps; a `State`
+STATE = "rate"  # a shared leaf: a `State`
 LUMA = 0.67  # the first step of colours over the root of the price
 FIRST = (1.0, 0.8, 1.0, 1.0)  # the first steps: chroma over luma, then scale (ln), shear, place (deviations)
 FRAME = 73  # bytes of a file without rows
@@ -46,8 +57,11 @@ SPARE = 1.04  # bits still shrink when a budget is met, and what is too much goe
 class Scalar(Rate):
     """Scalar quantisation with learned steps, trained through, and coded by adaptive models into a .gsi file.
 
-    One of `bytes`, `bpp` and `price` says what the file is to be; the number of Gaussians follows. A quality is
-    met by `encode`, which looks for the bytes that it takes.
+    One of `bytes`, `bpp` and `price` says what the file is to be; the number of Gaussians follows. A quality
+    is met by `encode`, which looks for the bytes that it takes.
+
+    From `start` on rows are drawn as they are coded, so that training sees their rounding, and `learn` lets
+    the steps follow. At the few hundred steps of a fast encoder rounding once, at the end, came out better.
 
     Source: quantisers Esser et al. 2020, "LSQ"; a rate in the loss Balle et al. 2017, "End-to-end optimized
     image compression". Differs: steps follow what an error costs the picture, Gaussian by Gaussian.
@@ -170,7 +184,7 @@ class Scalar(Rate):
 
     @torch.no_grad()
     def file(self, rows: Rows, scene: Scene, raster: Drawing) -> bytes:
-        """The file, of at most the bytes that it may have; rows are drawn as it has them from then on.
+        """The file, of at most the bytes that it may have; from then on rows are drawn as it has them.
 
         The weakest rows go, as few as will do.
 
@@ -218,8 +232,10 @@ class Scalar(Rate):
             return 0
         return 1 + step // 2 % (self.levels - 1)
 
-    def _looked(self, rows: Plane, scene: Scene, raster: Drawing, state: State, step: int, steps: int) -> State:
-        """What the rows would take as a file now, and so what a bit may cost and how many rows there may be."""
+    def _looked(
+        self, rows: Plane, scene: Scene, raster: Drawing, state: State, step: int, steps: int
+    ) -> State:
+        """What the rows would take as a file now, and so what a bit may cost."""
         bits = 8.0 * (len(dumped(rows, scene, raster)) - FRAME)
         state = state._replace(bits=bits, per=max(1.0, bits / max(1, len(rows))))
         if not self.price:
@@ -244,34 +260,6 @@ class State(NamedTuple):
 
 def _state(rows: Rows) -> State:
     return State(*rows.shared[STATE].tolist())
-
-
-@dataclass
-class Whole:
-    """Draws the first layers alone, as they are."""
-
-    upto: int
-
-    def __call__(self, rows: Plane) -> Drawn:
-        """As `Plane.drawn` says."""
-        return _within(Drawn(rows.means, rows.shapes, rows.colors, rows.weights, rows.form), rows, self.upto)
-
-
-@dataclass
-class Quantized:
-    """Draws rows as they would be coded; of the first layers alone, or all where there is no limit."""
-
-    size: Size
-    upto: int = 0
-
-    def __call__(self, rows: Plane) -> Drawn:
-        """As `Plane.drawn` says."""
-        return _within(coded(rows, rows.shared[STEPS_OF], self.size)[1], rows, self.upto)
-
-
-def _within(drawn: Drawn, rows: Plane, upto: int) -> Drawn:
-    """Rows of later layers weigh nothing."""
-    return drawn._replace(weights=drawn.weights * (rows.carried[LAYER] < upto)) if upto else drawn
 
 
 @torch.no_grad()
