@@ -200,7 +200,7 @@ def test_a_resumed_run_is_the_same_to_the_bit(tmp_path):
     path = tmp_path / "blobs.png"
     Image.fromarray(np.rint(picture().pixels * 255).astype(np.uint8)).save(path)
     words = ["preset=image_codec", f"data.path={path}", "rate.bytes=700", "model.count=10", "tracker=[]"]
-    words += [*FAST, "checkpoint.every=45", "rate.start=40"]
+    words += [*FAST, "checkpoint.every=45", "rate.start=40", "rate.learn=true"]
     run = build(compose(words))
     result = run(tmp_path / "whole")
     checkpoint = tmp_path / "whole" / "checkpoints" / "step_00000045.safetensors"
@@ -213,9 +213,15 @@ def test_a_resumed_run_is_the_same_to_the_bit(tmp_path):
 
 @pytest.mark.parametrize(
     ("settings", "told"),
-    [({}, "expected one of them, got none"), ({"bpp": 1.0, "bytes": 9}, "got bytes, bpp"),
-     ({"bpp": 1.0, "levels": 17}, "levels"), ({"bpp": -1.0}, "bpp"), ({"bpp": 1.0, "per": 2.0}, "per")],
-)  # fmt: skip
+    [
+        ({}, "expected one of them, got none"),
+        ({"bpp": 1.0, "bytes": 9}, "got bytes, bpp"),
+        ({"bpp": 1.0, "levels": 17}, "levels"),
+        ({"bpp": -1.0}, "bpp"),
+        ({"bpp": 1.0, "learn": True}, "start"),
+        ({"bpp": 1.0, "per": 2.0}, "per"),
+    ],
+)
 def test_settings_that_make_no_sense_are_refused(settings, told):
     with pytest.raises(ValueError, match=told):
         Scalar(**settings)

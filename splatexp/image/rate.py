@@ -78,7 +78,7 @@ class Scalar(Rate):
     start: int = field(default=0, metadata=STEPS)  # rows are drawn as they are coded from here on; 0: never
     first: float = 0.25  # share of the rows that it begins with
     per: float = 34.0  # bits of a Gaussian that the price is to lead to
-    learn: bool = True  # the steps learn
+    learn: bool = False  # the steps learn, from `start` on
     rate: float = 0.004  # at which their logarithms do
 
     def __post_init__(self) -> None:
@@ -90,6 +90,8 @@ class Scalar(Rate):
             check_range(f"rate.{name}", getattr(self, name), 0)
         check_range("rate.levels", self.levels, 1, 16)
         check_range("rate.first", self.first, 1e-3, 1)
+        if self.learn and not self.start:
+            raise ValueError("rate.start: expected a step with rate.learn=true, got 0")
         check_range("rate.per", self.per, 8, 256)
 
     def begin(self, rows: Rows, scene: Scene) -> None:
