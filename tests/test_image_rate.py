@@ -118,6 +118,17 @@ def test_rounding_lets_gradients_through_to_rows_and_steps():
     assert learned.grad.isfinite().all()
 
 
+def test_noise_is_as_wide_as_rounding():
+    made, size = rows(), Size(48, 40, 3, 3)
+    exact, drawn = coded(made, steps(), size)
+    noisy, moved = coded(made, steps(), size, torch.Generator().manual_seed(3))
+    assert torch.equal(exact.shape, noisy.shape) and torch.equal(exact.place, noisy.place)
+    for name in ("means", "colors"):
+        rounded, shaken = (getattr(each, name) - getattr(made, name) for each in (drawn, moved))
+        assert shaken.square().mean() == pytest.approx(rounded.square().mean().item(), rel=0.5)
+        assert not torch.equal(rounded, shaken)
+
+
 def test_layers_double_and_the_strongest_come_first():
     made = rows(count=32)
     layers, strength = layers_of(made, 3), made.strength()

@@ -91,15 +91,19 @@ class Coded:
     steps: Quantizer
 
 
-def coded(rows: Plane, steps: Tensor, size: Size) -> tuple[Coded, Drawn]:
+def coded(
+    rows: Plane, steps: Tensor, size: Size, random: torch.Generator | None = None
+) -> tuple[Coded, Drawn]:
     """Rows as symbols, and what those stand for as it is drawn, in the graph.
 
     Rounding lets the gradient through as it is, to the rows, and as rounding errors to the steps.
 
     Args:
         steps: natural logarithms [5] of NAMES; the last are taken as the file will tell them.
+        random: instead of being rounded, what is drawn is moved by up to half a step, evenly; None: rounded.
 
-    Source: Esser et al. 2020, "Learned step size quantization".
+    Source: rounding Esser et al. 2020, "Learned step size quantization"; noise Balle et al. 2017, "End-to-end
+    optimized image compression", section 3.
     """
     told = quantizer(steps, size)
     with torch.no_grad():
@@ -111,12 +115,12 @@ def coded(rows: Plane, steps: Tensor, size: Size) -> tuple[Coded, Drawn]:
         amplitude = (colors.abs() / unit).amax(1) * (lengths.sum(1) / 2).exp()
         e = amplitude.clamp_min(1).log2().round().clamp(0, PRECISION_MAX)
     fine = torch.exp2(-e)
-    scaled, i = _rounded(lengths / (scale_step * fine)[:, None])
-    sheared, s = _rounded(shear / (shear_step * fine))
+    scaled, i = _rounded(lengths / (scale_step * fine)[:, None], random)
+    sheared, s = _rounded(shear / (shear_step * fine), random)
     lengths, shear = scaled * (scale_step * fine)[:, None], sheared * (shear_step * fine)
     shape = torch.cat([i, s[:, None]], 1).to(torch.int32)
-    cell, place, at = _placed(rows.means, e, shape, told, size)
-    toned, k = _rounded(colors / unit * (lengths.sum(1, keepdim=True) / 2).exp())
+    cell, place, at = _placed(rows.means, e, shape, told, size, random)
+    toned, k = _rounded(colors / unit * (lengths.sum(1, keepdim=True) / 2).exp(), random)
     colors = picture_colors(toned * unit * (lengths.sum(1, keepdim=True) / -2).exp())
     shapes = torch.stack([lengths[:, 0], shear, lengths[:, 1]], 1)
     # a rounding error is as long as its step
@@ -135,9 +139,9 @@ def _lengths(rows: Plane) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def _placed(
-    means: Tensor, e: Tensor, shape: Tensor, told: Quantizer, size: Size
+    means: Tensor, e: Tensor, shape: Tensor, told: Quantizer, size: Size, random: torch.Generator | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Cells [N,2], places [N,2] in them and where these are, px."""
+    """Cells [N,2], places [N,2] in them and where these are, px; with `random`, where else it might be."""
     counts = torch.from_numpy(place_counts(told, e.to(torch.int32).cpu().numpy(), shape.cpu().numpy()))
     counts = counts.to(means.device)
     side = 1 << size.cell_shift
@@ -146,13 +150,19 @@ def _placed(
     cell = torch.minimum(where.floor(), limits)
     place = torch.minimum(((where - cell) * counts).floor().clamp_min(0).long(), counts - 1)
     at = ((cell - 1) + (place + 0.5) / counts) * side
+    if random is not None:
+        at = means + _noise(means, random) / counts * side
     return cell.to(torch.int32), place.to(torch.int32), at
 
 
-def _rounded(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Values rounded, in the graph as if they had not been; and the whole numbers themselves."""
+def _rounded(values: Tensor, random: torch.Generator | None) -> tuple[Tensor, Tensor]:
+    """Values rounded, or with noise, in the graph as if they were as before; and the whole numbers."""
     whole = values.detach().round()
-    return _through(values, whole), whole
+    return _through(values, whole) if random is None else values + _noise(values, random), whole
+
+
+def _noise(values: Tensor, random: torch.Generator) -> Tensor:
+    return (torch.rand(values.shape, generator=random) - 0.5).to(values)
 
 
 def _through(values: Tensor, other: Tensor) -> Tensor:
@@ -221,10 +231,11 @@ class Quantized:
 
     size: Size
     upto: int = 0
+    random: torch.Generator | None = None  # for noise in place of rounding
 
     def __call__(self, rows: Plane) -> Drawn:
         """As `Plane.drawn` says."""
-        return _within(coded(rows, rows.shared[STEPS_OF], self.size)[1], rows, self.upto)
+        return _within(coded(rows, rows.shared[STEPS_OF], self.size, self.random)[1], rows, self.upto)
 
 
 def _within(drawn: Drawn, rows: Plane, upto: int) -> Drawn:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from splatexp.atomic import replaced
-from splatexp.choices import check_range
+from splatexp.choices import check_choice, check_range
 from splatexp.edit import Edit
 from splatexp.image import gsi
 from splatexp.image.plane import LAYER, Plane
@@ -36,6 +36,7 @@ from splatexp.image.quantize import (
 )
 from splatexp.rate import Rate
 from splatexp.schedules import STEPS
+from splatexp.seeds import generator
 from splatexp_kernels.adam import adam
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ class Scalar(Rate):
     start: int = field(default=0, metadata=STEPS)  # rows are drawn as they are coded from here on; 0: never
     first: float = 0.25  # share of the rows that it begins with
     per: float = 34.0  # bits of a Gaussian that the price is to lead to
+    rounding: str = "through"  # from `start` on: through (as if it were not there), noise (of a step's width)
     learn: bool = False  # the steps learn, from `start` on
     rate: float = 0.004  # at which their logarithms do
 
@@ -90,8 +92,9 @@ class Scalar(Rate):
             check_range(f"rate.{name}", getattr(self, name), 0)
         check_range("rate.levels", self.levels, 1, 16)
         check_range("rate.first", self.first, 1e-3, 1)
-        if self.learn and not self.start:
-            raise ValueError("rate.start: expected a step with rate.learn=true, got 0")
+        check_choice("rate.rounding", self.rounding, ("through", "noise"))
+        if not self.start and (self.learn or self.rounding != "through"):
+            raise ValueError("rate.start: expected a step with rate.learn or rate.rounding, got 0")
         check_range("rate.per", self.per, 8, 256)
 
     def begin(self, rows: Rows, scene: Scene) -> None:
@@ -115,7 +118,9 @@ class Scalar(Rate):
         if self.levels > 1 and step < self.grow_until:
             rows.carried[LAYER] = layers_of(rows, self.levels)
         size, upto = size_of(rows, scene), self._upto(step)
-        rows.quantizer = Quantized(size, upto) if self._coding(step) else Whole(upto) if upto else None
+        random = generator("rounding", step) if self.rounding == "noise" else None
+        coding = self._coding(step)
+        rows.quantizer = Quantized(size, upto, random) if coding else Whole(upto) if upto else None
 
     def terms(self, rows: Rows, scene: Scene, step: int, steps: int) -> dict[str, Tensor]:
         """The price of all bits, in the unit of a mean squared error."""
