@@ -125,7 +125,7 @@ def test_noise_is_as_wide_as_rounding():
     assert torch.equal(exact.shape, noisy.shape) and torch.equal(exact.place, noisy.place)
     for name in ("means", "colors"):
         rounded, shaken = ((getattr(each, name) - getattr(made, name)).detach() for each in (drawn, moved))
-        assert float(shaken.square().mean()) == pytest.approx(float(rounded.square().mean()), rel=0.5)
+        assert 0.25 < float(shaken.square().mean() / rounded.square().mean()) < 4  # of thirty rows
         assert not torch.equal(rounded, shaken)
 
 
