@@ -105,6 +105,7 @@ class Run:
 
     def __post_init__(self) -> None:
         check_range("steps", self.steps, 1)
+        check_range("seed", self.seed, 0)
         check_range("threads", self.threads, 0)
         check_range("batch", self.batch, 1)
         check_range("log_every", self.log_every, 1)

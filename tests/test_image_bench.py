@@ -117,6 +117,7 @@ def test_orders_that_are_refused(order, tmp_path):
         ({"codecs": "gsi,heic"}, "codecs: expected some of gsi, jpeg"),
         ({"bpp": "1", "quality": "30"}, "points of one kind"),
         ({"jobs": 0}, "jobs"),
+        ({"codecs": "jpeg", "extra": ("foo=3",)}, "foo: goes to encode, expected gsi among codecs"),
     ):
         with pytest.raises(ValueError, match=why):
             order(**more)
@@ -158,6 +159,12 @@ def rows(codec: str, image: str, points) -> list[dict]:
     return [
         more | {"setting": f"quality={i}", "bpp": rate, "psnr": db} for i, (rate, db) in enumerate(points)
     ]
+
+
+def test_a_page_of_one_point_beside_a_curve(order):
+    table = rows("gsi", "a", [(0.3, 28)]) + rows("jpeg", "a", [(0.1, 24), (0.2, 27), (0.4, 30)])
+    page = report._page(order(), report.summary(table, {}))
+    assert "| .gsi | no overlap |  |  |  |  |" in page
 
 
 def test_numbers_of_the_report():

@@ -51,7 +51,27 @@ def test_there_and_back(image, photos, tmp_path):
     assert found.bits == 8 and np.abs(found.pixels - truth.pixels).mean() < 0.05
     assert image("decode", "a.gsi", "b.png", "scale=2", "crop=10,6,50,30", "layers=1")[0] == 0
     assert pictures.read("b.png").pixels.shape == (30, 50, 3)
-    assert image("decode", "a.gsi")[0] == 0  # beside it
+    before = (tmp_path / "a.png").read_bytes()
+    status, out, err = image("decode", "a.gsi", "layers=1")  # beside it, where the original may lie
+    assert (status, out) == (2, "") and (tmp_path / "a.png").read_bytes() == before
+    assert err == "error: a.png: is there already; name another target, or say overwrite=true\n"
+    assert image("decode", "a.gsi", "layers=1", "overwrite=true")[0] == 0
+    assert (tmp_path / "a.png").read_bytes() != before
+    assert image("decode", "a.gsi", "suffix=.webp")[0] == 0 and (tmp_path / "a.webp").exists()
+
+
+def test_nothing_beside_a_source_is_replaced_unasked(image, photos):
+    for name in "ab":
+        assert image("encode", f"photos/{name}.png")[0] == 0
+    before = {path: path.read_bytes() for path in photos.iterdir()}
+    status, _, err = image("decode", "photos")
+    assert status == 2 and "photos/a.png: is there already (and 1 more)" in err
+    assert image("encode", "photos/a.png", "bytes=200")[0] == 2
+    (photos / "c.png").unlink()
+    assert image("encode", "photos", "missing=true") == (0, "", "")
+    assert all(path.read_bytes() == data for path, data in before.items() if path.name != "c.png")
+    assert image("encode", "photos/a.png", "bytes=200", "overwrite=true")[0] == 0
+    assert image("encode", "photos/a.png", "photos/a.gsi")[0] == 0  # named
 
 
 def test_a_folder_with_a_picture_that_is_none(image, photos, tmp_path):
@@ -72,8 +92,9 @@ def test_a_folder_with_a_picture_that_is_none(image, photos, tmp_path):
     assert status == 1 and "16 bits can be written as .png alone" in err and "back/a.jpg" in out
 
 
-def test_what_is_refused_is_one_line(image, photos):
+def test_what_is_refused_is_one_line(image, photos, tmp_path):
     image("encode", "photos/a.png", "a.gsi")
+    (tmp_path / "notes").write_text("no picture")
     for words, status, why in (
         (["encoed"], 2, "expected one of encode, decode"),
         (["encode"], 2, "expected a file or a folder"),
@@ -87,26 +108,41 @@ def test_what_is_refused_is_one_line(image, photos):
         (["decode", "a.gsi", "a.png", "layers=2"], 1, "layers"),
         (["decode", "photos/a.png", "x.png"], 1, "not a .gsi file"),
         (["decode", "a.gsi", "a.doc"], 1, "a.doc: no such kind of picture"),
-        (["info", "none.gsi"], 2, "none.gsi: no such file"),
+        (["decode", "a.gsi", "d.png", "suffix=.webp"], 2, "suffix: expected none where the target is named"),
+        (["decode", "a.gsi", "d.png", "scale=1e4"], 1, "take a crop or a smaller scale"),
+        (["encode", "photos/a.png", "photos/b.png", "both.gsi"], 2, "both.gsi: expected a folder"),
+        (["info", "none.gsi"], 1, "none.gsi: no such file"),
+        (["info", "notes"], 1, "notes: not a .gsi file"),
+        (["view", "notes"], 2, "notes: not a .gsi file"),
+        (["view", "a.gsi", "port=-1"], 2, "port: expected a number in [0, 65535], got -1"),
+        (["bench", "photos", "codecs=jpeg", "foo=3"], 2, "foo: goes to encode, expected gsi among codecs"),
         (["view", "a.gsi", "b.gsi"], 2, "expected one file"),
         (["bench", "photos", "codecs=heic"], 2, "codecs: expected some of gsi"),
     ):
         got, out, err = image(*words)
         assert got == status, words
         assert len(err.splitlines()) == 1 and err.startswith("error: "), err
-        assert why in err, err
+        assert why in err and "raise" not in err and "Errno" not in err, err
     assert image()[0] == 2 and image("--help")[0] == 0
 
 
 def test_a_file_that_was_cut_off_is_decoded_as_far_as_it_goes(image, photos, tmp_path):
     image("encode", "photos/a.png", "a.gsi", "levels=2")
     (tmp_path / "cut.gsi").write_bytes((tmp_path / "a.gsi").read_bytes()[:-9])
-    status, out, _ = image("decode", "cut.gsi", "cut.png")
-    assert status == 0 and "cut off: 1 of 2 layers" in out
+    with pytest.warns(UserWarning, match="cut.gsi: cut off: 1 of 2 layers are there"):
+        assert image("decode", "cut.gsi", "cut.png")[0] == 0
+    done = python("-m", "splatexp.image", "decode", "cut.gsi", "cut.png", cwd=tmp_path)
+    assert done.stderr == "warning: cut.gsi: cut off: 1 of 2 layers are there\n"
+    assert done.stdout == "cut.gsi -> cut.png: 40 x 24\n"
     image("decode", "a.gsi", "one.png", "layers=1")
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "cut.png").read_bytes()
     out = image("info", "cut.gsi")[1]
     assert "cut off: 1 of 2 layers are there" in out
+    (tmp_path / "more.gsi").write_bytes((tmp_path / "a.gsi").read_bytes() + b"stray")
+    status, out, err = image("info", "more.gsi", "none.gsi", "a.gsi")  # one fails, the rest goes on
+    assert status == 1 and err == "error: none.gsi: no such file or directory\n"
+    assert "  all layers are there, then 5 bytes that are no whole section\n" in out
+    assert "cut off" not in out and "\na.gsi: " in out
 
 
 def test_info_adds_up(image, photos, tmp_path):

@@ -14,10 +14,11 @@ from splatexp.image.encode import encode
 from splatexp.image.initial import Start
 from splatexp.image.pictures import Picture
 from splatexp.image.plane import LAYER, Plane
+from splatexp.image.prefixes import framing, layers_of
 from splatexp.image.pursuit import pursue
 from splatexp.image.quantize import Size, cell_shift, coded, coded_colors, header, picture_colors, price_of
 from splatexp.image.quantize import symbols as symbols_of
-from splatexp.image.rate import Scalar, layers_of
+from splatexp.image.rate import Scalar
 from splatexp.raster.plane import Plane as Drawing
 
 torch.set_num_threads(1)
@@ -169,8 +170,30 @@ def test_a_quality_is_met():
         encode(picture(), ["quality=30", "bpp=1"])
     with pytest.raises(ValueError, match="quality: expected a number"):
         encode(picture(), ["quality=high"])
-    with pytest.raises(ValueError, match="step"):
-        encode(picture(), ["bpp=1", "stepz=3"])
+    for words, told in (
+        (["bpp=1", "stepz=3"], "step"),
+        (["bpp=1", "rate.bpp=3"], "bpp: expected once"),
+        (["bpp=nan"], "bpp: expected a number above 0"),
+        (["bytes=60"], "bytes: expected at least 73"),
+        (["bpp=0.1"], "bpp of 48 x 40 px: expected"),
+        (["bpp=1", "tracker=[csv]"], "no setting of encode"),
+        (["bpp=1", "model.count=5000"], "model.count"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            encode(picture(), words)
+
+
+def test_a_quality_that_is_missed_is_told():
+    with pytest.warns(UserWarning, match="quality: expected 75 dB, reached"):
+        encode(picture(17, 9), ["quality=75", "threads=1", "steps=20"])
+
+
+def test_the_framing_is_what_a_file_without_gaussians_takes():
+    for levels, channels in ((1, 3), (3, 1), (16, 4)):
+        told = symbols.Quantizer(3, 1000, 1000, 0, (0.1,) * channels)
+        head = symbols.Header(48, 40, channels, 8, "sum", 0, (0,) * channels, told)
+        data = gsi.dump(head, [symbols.Symbols.none(channels)] * levels)
+        assert len(data) == framing(levels, channels)
 
 
 @pytest.mark.parametrize(("channels", "bits"), [(1, 8), (2, 8), (4, 8), (1, 16), (3, 16)])
@@ -184,7 +207,7 @@ def test_any_channels_and_bits(channels, bits):
 def test_a_flat_picture_takes_no_gaussians_and_one_pixel_is_a_picture():
     flat = encode(Picture(np.full((64, 64, 3), 0.4, np.float32), 8, "flat"), ["quality=33", *FAST])
     assert flat.rows == 0 and math.isinf(flat.psnr) and (decode(flat.data) == 102).all()
-    one = encode(Picture(np.full((1, 1, 1), 0.5, np.float32), 8, "one"), ["bpp=1", *FAST])
+    one = encode(Picture(np.full((1, 1, 1), 0.5, np.float32), 8, "one"), ["bytes=90", *FAST])
     assert decode(one.data).shape == (1, 1, 1)
 
 

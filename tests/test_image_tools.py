@@ -8,8 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
+from splatexp.atomic import write_text
 from splatexp.image import bdrate, chart, coders, fidelity, pictures
-from splatexp.image.batch import PICTURES, Pair, each, pairs
+from splatexp.image.batch import PICTURES, Pair, each, one_line, pairs
 
 RNG = np.random.default_rng(1)
 # rates and PSNR of two encoders, as in the README of the package bjontegaard 1.3.0, whose results with
@@ -130,10 +131,12 @@ def test_which_file_becomes_which(tmp_path, monkeypatch):
         (("none.png",), "no such file"),
         (("in", "out"), "both become"),
         (("c.png", "c.png"), "got itself"),
-        (("in", "c.png"), "expected a folder"),
+        (("in", "c.png"), "expected a folder .* got a file$"),
+        (("in", "both.gsi"), "both.gsi: expected a folder .* got a file's name"),
     ):
         with pytest.raises((ValueError, FileNotFoundError), match=why):
             told(*names)
+    assert told("c.png", "both.gsi/") == ["c.png>both.gsi/c.gsi"]
     os.mkdir("empty")
     with pytest.raises(FileNotFoundError, match="found none"):
         told("empty", "out")
@@ -152,6 +155,12 @@ def test_where_one_fails_the_rest_goes_on(tmp_path):
     assert sorted(said) == sorted([("a", False), ("c", False), (f"{tmp_path / 'b'}: two lines", True)])
     with pytest.raises(TypeError):  # an error of the program, not of a file
         each(found, lambda pair: 1 + "", 2, lambda *line: None, "")  # type: ignore[operator]
+
+
+def test_an_error_of_the_system_is_said_without_its_number(tmp_path):
+    with pytest.raises(OSError, match="could not write") as error:
+        write_text(tmp_path, "a folder is there")
+    assert one_line(error.value).startswith(f"could not write {tmp_path}: ")
 
 
 def test_a_plot_is_a_picture_with_all_curves(tmp_path):

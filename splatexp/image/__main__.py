@@ -11,9 +11,9 @@
 encode   quality= (dB), bpp= or bytes= say how good or how large; any setting of a run is taken too, see
          python -m splatexp preset=image_codec --cfg job
          jobs=N  so many files at once, one thread each; all processors    missing=true  only what is not
-         there yet
+         there yet    overwrite=true  also what lies beside a source, where no target is named
 decode   layers=K    the first K layers    scale=S  times as large    crop=x,y,w,h  of the picture so scaled
-         suffix=.png of what comes out of a folder    jobs=N
+         suffix=.png of what comes out of a folder    jobs=N    overwrite=true  as above
 info     header, sections, layers, bits; json=true for programs
 view     host=127.0.0.1 port=8090: a page with zoom, until Ctrl-C; truth= to compare with
 bench    beside JPEG, WebP and AVIF: codecs=gsi,jpeg,webp,avif; bpp=, quality= or bytes= are the points of
@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from splatexp.finished import arguments
-from splatexp.image.batch import PICTURES, each, one_line, pairs
+from splatexp.image.batch import PICTURES, Pair, each, guard, one_line, pairs
 
 Words = list[str]
 
@@ -61,13 +61,15 @@ def main() -> int:
 
 def _encode(names: Words, words: Words) -> int:
     """Encode files; several each in a process of its own, so that where one is killed the rest goes on."""
-    own, rest = _split(words, {"jobs": int, "missing": bool})
+    own, rest = _split(words, {"jobs": int, "missing": bool, "overwrite": bool})
     found = pairs(names, PICTURES, ".gsi")
     for pair in found:
         if pair.target.suffix != ".gsi":
             raise ValueError(f"{pair.target}: expected a name that ends in .gsi")
     if own.get("missing"):
         found = [pair for pair in found if not pair.target.exists()]
+    if not own.get("overwrite"):
+        guard(found)
     from splatexp.cgroups import processors
     from splatexp.image import tasks
 
@@ -79,15 +81,20 @@ def _encode(names: Words, words: Words) -> int:
 
 def _decode(names: Words, words: Words) -> int:
     """Decode files."""
-    own = arguments(words, {"layers": int, "scale": str, "crop": str, "suffix": str, "jobs": int})
-    suffix, jobs = own.pop("suffix", ".png"), _jobs(own, 1)
+    known = {"layers": int, "scale": str, "crop": str, "suffix": str, "jobs": int, "overwrite": bool}
+    own = arguments(words, known)
+    suffix, jobs, overwrite = own.pop("suffix", ""), _jobs(own, 1), own.pop("overwrite", False)
     if "scale" in own:
         own["scale"] = _numbers("scale", own["scale"], float, 1)[0]
     if "crop" in own:
         own["crop"] = _numbers("crop", own["crop"], int, 4)
     from splatexp.image import tasks
 
-    found = pairs(names, (".gsi",), suffix)
+    found = pairs(names, (".gsi",), suffix or ".png")
+    if suffix and len(found) == 1 and found[0].target == Path(names[-1]):
+        raise ValueError(f"suffix: expected none where the target is named, {names[-1]}, got {suffix}")
+    if not overwrite:
+        guard(found)
     return min(1, each(found, lambda pair: tasks.decode(pair, **own), jobs, _say, "decoding"))
 
 
@@ -98,10 +105,13 @@ def _info(names: Words, words: Words) -> int:
 
     if not names:
         raise ValueError("expected a file")
-    for name in names:
-        found = describe.described(Path(name))
-        print(describe.as_json(found) if own.get("json") else describe.as_text(found))
-    return 0
+
+    def told(pair: Pair) -> str:
+        found = describe.described(pair.source)
+        return describe.as_json(found) if own.get("json") else describe.as_text(found)
+
+    files = [Pair(Path(name), Path(name)) for name in names]
+    return min(1, sum(each([pair], told, 1, _say, "") for pair in files))
 
 
 def _view(names: Words, words: Words) -> int:

@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+PICTURES += (".tga", ".qoi")
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A file and the one that it becomes."""
+    """A file and the one that it becomes; named: whether the command says where that lies."""
 
     source: Path
     target: Path
+    named: bool = True
 
 
 def pairs(names: Sequence[str], kinds: Sequence[str], suffix: str) -> list[Pair]:
@@ -34,8 +36,11 @@ def pairs(names: Sequence[str], kinds: Sequence[str], suffix: str) -> list[Pair]
             raise FileNotFoundError(f"{source}: no such file or folder")
     folders = any(source.is_dir() for source in sources)
     inside = target is not None and (folders or len(sources) > 1 or last.endswith("/") or target.is_dir())
-    if inside and target is not None and target.is_file():
-        raise ValueError(f"{target}: expected a folder for what becomes of several files, got a file")
+    if inside and target is not None and not target.is_dir():
+        looks = not last.endswith("/") and target.suffix.lower() in (".gsi", *PICTURES)
+        if looks or target.is_file():
+            got = "a file" if target.is_file() else "a file's name"
+            raise ValueError(f"{target}: expected a folder for what becomes of several files, got {got}")
     found = []
     for source in sources:
         files = [source]
@@ -45,9 +50,17 @@ def pairs(names: Sequence[str], kinds: Sequence[str], suffix: str) -> list[Pair]
                 raise FileNotFoundError(f"{source}: expected files of {' '.join(kinds)}, found none")
         for file in files:
             folder = target if inside and target is not None else file.parent
-            found.append(Pair(file, folder / f"{file.stem}{suffix}" if inside or target is None else target))
+            beside = folder / f"{file.stem}{suffix}"
+            found.append(Pair(file, beside if inside or target is None else target, target is not None))
     _hold(found)
     return found
+
+
+def guard(found: Sequence[Pair]) -> None:
+    """No file takes the place of one that the command does not name.  Raises: ValueError."""
+    if there := [pair.target for pair in found if not pair.named and pair.target.exists()]:
+        more = f" (and {len(there) - 1} more)" if len(there) > 1 else ""
+        raise ValueError(f"{there[0]}: is there already{more}; name another target, or say overwrite=true")
 
 
 def _hold(found: Sequence[Pair]) -> None:
@@ -109,4 +122,6 @@ def one_line(error: Exception) -> str:
     text = str(error) or type(error).__name__
     if isinstance(error, OSError) and error.filename and error.strerror:
         text = f"{error.filename}: {error.strerror.lower()}"
+    elif isinstance(error, OSError) and error.strerror:
+        text = error.strerror  # without the number in front, which str() puts there
     return " ".join(text.split())

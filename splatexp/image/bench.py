@@ -63,6 +63,9 @@ class Order:
             raise ValueError("bpp, quality, bytes: expected points of one kind, got several")
         if self.jobs < 1:
             raise ValueError(f"jobs: expected at least 1, got {self.jobs}")
+        if self.extra and "gsi" not in self.codecs.split(","):
+            key = self.extra[0].partition("=")[0]
+            raise ValueError(f"{key}: goes to encode, expected gsi among codecs, got {self.codecs}")
 
     @property
     def place(self) -> Path:

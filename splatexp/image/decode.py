@@ -46,13 +46,16 @@ def decode(
     size = width * height * header.channels * header.bits // 8
     if size > limits.picture_bytes:
         raise LimitError(
-            f"picture: expected at most {limits.picture_bytes} bytes, got {size}; raise the limit "
-            "`picture_bytes`, or take a crop or a smaller scale"
+            f"picture: expected at most {limits.picture_bytes} bytes, got {size} (the limit "
+            "`picture_bytes`); take a crop or a smaller scale"
         )
     drawn = _gather(header, file.layers[:layers], scale, (x, y, width, height))
     work = int(_boxes(drawn, (x, y, width, height)).sum())
     if work > limits.work:
-        raise LimitError(f"work: expected at most {limits.work} px of boxes, got {work}; raise this limit")
+        raise LimitError(
+            f"work: expected at most {limits.work} px of boxes, got {work} (the limit `work`); "
+            "take a crop or a smaller scale"
+        )
     picture = np.empty((height, width, header.channels), np.uint8 if header.bits == 8 else np.uint16)
     for part, found in _parts(drawn, (x, y, width, height)):
         left, top = part[0] - x, part[1] - y

@@ -44,6 +44,7 @@ def described(path: Path) -> dict[str, Any]:
         ],
         "layers_declared": file.declared,
         "truncated": file.truncated,
+        "lacks": file.lacks,
         "sections": [{"name": section.name, "bytes": section.size} for section in file.sections],
         "metadata_bytes": len(file.metadata),
     }
@@ -78,7 +79,7 @@ def as_text(found: dict[str, Any]) -> str:
         cells = [f"{value:.2f}" for value in (*share, sum(share))]
         lines.append(_row(str(number), f"{layer['gaussians']:,}", cells))
     if found["truncated"]:
-        lines.append(f"  cut off: {len(found['layers'])} of {found['layers_declared']} layers are there")
+        lines.append(f"  {found['lacks']}")
     if found["metadata_bytes"]:
         lines.append(f"  metadata    {found['metadata_bytes']:,} bytes")
     return "\n".join(lines)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -18,14 +19,29 @@ from splatexp.choices import check_range
 from splatexp.image.decode import decode
 from splatexp.image.gsi import load
 from splatexp.image.pictures import Picture
-from splatexp.image.rate import FRAME
+from splatexp.image.prefixes import framing
+from splatexp.image.rate import MOST
 
 if TYPE_CHECKING:
     from splatexp.data.scene import Scene
     from splatexp.image.plane import Plane
     from splatexp.run import Run
 
-TARGETS = ("bytes", "bpp", "price", "levels")  # words that mean rate.<word>
+GOALS = ("quality", "bytes", "bpp", "price", "levels")  # words that mean rate.<word>, but for the first
+IDLE = (
+    "data",
+    "tracker",
+    "checkpoint",
+    "resume",
+    "evaluate",
+    "viewer",
+    "log_every",
+    "oom",
+    "memory",
+    "hydra",
+)
+IDLE += ("objective", "force", "ledger", "preset", "batch")  # parts of a run that encoding does without
+TOLD = 0.3  # dB: a quality that is missed by more is worth a word
 QUALITY = 33.0  # dB, where nothing is asked for
 PIXELS_PER_ROW = 1500  # where nothing says how many Gaussians a picture begins with
 SLOPE = 2.8  # dB that twice the bytes are worth
@@ -34,7 +50,6 @@ GAINED = 0.8  # dB that a whole fit has over a quick one
 SURE = 0.15  # dB by which a quality may be missed
 FIRST = 0.3  # bits per pixel of the first look
 FAR = 4.0  # dB, and octaves, that the slope reaches
-LEAST, MOST = FRAME + 8, 64.0  # bytes, and bits per pixel: what a picture may take
 TRIES = 4  # whole fits
 
 
@@ -63,6 +78,12 @@ class _Job:
     def pixels(self) -> int:
         return self.picture.width * self.picture.height
 
+    @property
+    def least(self) -> int:
+        """Bytes of a file of as many layers without Gaussians."""
+        levels = [_number(word) for word in self.words if _name(word) == "levels"]
+        return framing(int(levels[0]) if levels else 1, self.picture.channels)
+
 
 def encode(
     picture: Picture, words: Sequence[str] = (), *, on_step: Callable[[int, int], None] | None = None
@@ -77,25 +98,50 @@ def encode(
     Raises: ValueError, one line, for a word that is none.
     """
     began = time.perf_counter()
-    goals = [word for word in words if _name(word) in ("quality", "bytes", "bpp", "price")]
-    if len(goals) > 1:
-        raise ValueError(f"quality, bytes, bpp, price: expected one of them, got {', '.join(goals)}")
-    rest = [word for word in words if _name(word) != "quality"]
+    goal, rest = _goal(words)
     job = _Job(picture, rest, on_step)
-    if goals and _name(goals[0]) != "quality":
-        made = _fitted(job, goals[0])
-    else:
-        quality = _number(goals[0]) if goals else QUALITY
+    if _name(goal) == "quality":
+        quality = _number(goal)
         check_range("quality", quality, 5, 80)
         made = _searched(job, quality)
+        if abs(made.psnr - quality) > TOLD and made.psnr < quality:
+            warnings.warn(f"quality: expected {quality:g} dB, reached {made.psnr:.2f}", stacklevel=2)
+    else:
+        if _name(goal) == "bytes":
+            check_range("bytes", _number(goal), job.least)
+        elif _name(goal) == "bpp":
+            least = 8 * job.least / job.pixels
+            check_range(f"bpp of {picture.width} x {picture.height} px", _number(goal), least)
+        made = _fitted(job, goal)
     return replace(made, seconds=time.perf_counter() - began)
+
+
+def _goal(words: Sequence[str]) -> tuple[str, list[str]]:
+    """What the file is to be, as one word, and the other words.
+
+    Raises: ValueError for words that contradict each other, and for settings that encoding has no use for.
+    """
+    plain = [
+        word.removeprefix("rate.") if _name(word).removeprefix("rate.") in GOALS else word for word in words
+    ]
+    names = [_name(word) for word in plain]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(
+            f"{twice[0]}: expected once, got {' '.join(w for w in plain if _name(w) == twice[0])}"
+        )
+    if idle := [name for name in names if name.partition(".")[0] in IDLE]:
+        raise ValueError(f"{idle[0]}: no setting of encode; python -m splatexp preset=image_codec has it")
+    goals = [word for word in plain if _name(word) in GOALS[:4]]
+    if len(goals) > 1:
+        raise ValueError(f"quality, bytes, bpp, price: expected one of them, got {', '.join(goals)}")
+    return goals[0] if goals else f"quality={QUALITY}", [word for word in plain if word not in goals]
 
 
 def _searched(job: _Job, quality: float) -> Encoded:
     """The fit whose file comes nearest to a quality, at least so good if any is."""
     made = _fitted(job, f"bytes={_bytes(job, FIRST)}", QUICK)
     if made.bare >= quality:  # the mean colour will do
-        return _fitted(job, f"bytes={LEAST}", QUICK)
+        return _fitted(job, f"bytes={_bytes(job, 0)}", QUICK)
     aim = _aim(job, made, quality - GAINED)
     if abs(quality - made.psnr) > FAR:
         made = _fitted(job, f"bytes={_bytes(job, aim)}", QUICK)
@@ -103,8 +149,8 @@ def _searched(job: _Job, quality: float) -> Encoded:
     tried: list[Encoded] = []
     for _ in range(TRIES):
         tried.append(_fitted(job, f"bytes={_bytes(job, aim)}", quality=quality))
-        off, end = tried[-1].psnr - quality, LEAST if tried[-1].psnr > quality else _bytes(job, MOST)
-        if abs(off) <= SURE or _bytes(job, aim) == end:
+        off = tried[-1].psnr - quality
+        if abs(off) <= SURE or _bytes(job, aim) == _bytes(job, 0 if off > 0 else MOST):
             break
         aim = _aim(job, tried[-1], quality + SURE / 2)
     return min(tried, key=lambda one: (one.psnr < quality - SURE, abs(one.psnr - quality)))
@@ -113,11 +159,11 @@ def _searched(job: _Job, quality: float) -> Encoded:
 def _aim(job: _Job, made: Encoded, quality: float) -> float:
     """Bits per pixel, framing apart, that a quality may take, after what a file has come to."""
     octaves = min(FAR, max(-FAR, (quality - made.psnr) / SLOPE))
-    return max(8, len(made.data) - FRAME) * 8 / job.pixels * 2**octaves
+    return max(8, len(made.data) - job.least) * 8 / job.pixels * 2**octaves
 
 
 def _bytes(job: _Job, bpp: float) -> int:
-    return max(LEAST, FRAME + round(min(bpp, MOST) * job.pixels / 8))
+    return job.least + max(8, round(min(bpp, MOST) * job.pixels / 8))
 
 
 def _fitted(job: _Job, goal: str, share: float = 1.0, quality: float = math.inf) -> Encoded:
@@ -184,9 +230,9 @@ def _overrides(job: _Job, goal: str) -> list[str]:
     made = ["preset=image_codec", "tracker=[]"]
     if "model.count" not in names:
         bits = {"bytes": 8.0, "bpp": float(job.pixels)}.get(_name(goal), 0.0)
-        first = (_number(goal) * bits - 8 * FRAME) / 34 / 4 if bits else job.pixels / PIXELS_PER_ROW
+        first = (_number(goal) * bits - 8 * job.least) / 34 / 4 if bits else job.pixels / PIXELS_PER_ROW
         made += [f"model.count={max(1, min(round(first), job.pixels))}"]
-    return made + [f"rate.{word}" if _name(word) in TARGETS else word for word in words if word not in made]
+    return made + [f"rate.{word}" if _name(word) in GOALS else word for word in words if word not in made]
 
 
 def _name(word: str) -> str:
@@ -196,6 +242,9 @@ def _name(word: str) -> str:
 def _number(word: str) -> float:
     name, _, value = word.partition("=")
     try:
-        return float(value)
+        number = float(value)
     except ValueError:
-        raise ValueError(f"{name}: expected a number, got {value!r}") from None
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise ValueError(f"{name}: expected a number above 0, got {value!r}")
+    return number

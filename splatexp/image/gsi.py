@@ -86,6 +86,16 @@ class File:
     sections: tuple[Section, ...]
     metadata: bytes = b""
 
+    @property
+    def lacks(self) -> str:
+        """What is amiss of a truncated file, in words; empty for a whole one."""
+        if len(self.layers) < self.declared:
+            return f"cut off: {len(self.layers)} of {self.declared} layers are there"
+        if self.truncated:
+            size = self.sections[-1].size
+            return f"all layers are there, then {size} byte{'s' * (size != 1)} that are no whole section"
+        return ""
+
 
 def dump(header: Header, layers: Sequence[Symbols], *, metadata: bytes = b"") -> bytes:
     """The file of 1 to 16 layers; each may hold its Gaussians in any order.
@@ -243,7 +253,7 @@ def _read_layer(payload: bytes, header: Header, models: Models, budget: int) -> 
     if n > _most(len(data)):
         raise DamageError(f"section LAYR: expected at most {_most(len(data))} Gaussians, got {n}")
     if n > budget:
-        raise LimitError(f"Gaussians: expected at most {budget} more, got {n}; raise the limit `gaussians`")
+        raise LimitError(f"Gaussians: expected at most {budget} more, got {n} (the limit `gaussians`)")
     try:
         decoder = Decoder(models, data)
         symbols = layer.code(decoder, header, n)

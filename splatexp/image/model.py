@@ -53,6 +53,7 @@ class PlaneModel:
         import torch
 
         view = scene.train[0]
+        check_range("model.count", self.count, 1, view.camera.width * view.camera.height)
         behind = None if scene.background is None else torch.tensor(scene.background)
         rows = self.start(view.values, self.count, seed=seed, background=behind)
         shapes = FORMS[self.form].shapes(rows.covariance)

@@ -34,7 +34,10 @@ class Shown:
 
     def __init__(self, path: Path, truth: Path | None = None):
         self.path, self.size = path, path.stat().st_size
-        self.file = gsi.load(path.read_bytes())
+        try:
+            self.file = gsi.load(path.read_bytes())
+        except gsi.GsiError as error:
+            raise gsi.GsiError(f"{path}: {error}") from error
         self.truth = None if truth is None else pictures.read(truth)
         header = self.file.header
         if self.truth and (self.truth.width, self.truth.height) != (header.width, header.height):
@@ -52,7 +55,7 @@ class Shown:
             "bytes": self.size,
             "bpp": 8 * self.size / (header.width * header.height),
             "layers": [len(layer) for layer in self.file.layers],
-            "truncated": self.file.truncated,
+            "lacks": self.file.lacks,
             "truth": self.truth is not None,
         }
 
@@ -113,6 +116,8 @@ def wait() -> None:
 
 
 def _server(host: str, port: int) -> ThreadingHTTPServer:
+    if not 0 <= port <= 65535:
+        raise ValueError(f"port: expected a number in [0, 65535], got {port}")
     for candidate in range(port, min(port + TRIED, 65536)):
         try:
             return ThreadingHTTPServer((host, candidate), _Handler)

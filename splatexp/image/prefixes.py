@@ -1,15 +1,32 @@
-"""How good a file is, and every prefix of its layers, as a decoder sees it."""
+"""Layers of a file: which row is of which, what they take, and how good every prefix of them is."""
 
 from __future__ import annotations
 
 import math
 from typing import TYPE_CHECKING
 
+import torch
+from torch import Tensor
+
 from splatexp.image.decode import decode
 from splatexp.image.gsi import load
 
 if TYPE_CHECKING:
     from splatexp.data.scene import Scene
+    from splatexp.image.plane import Plane
+
+
+def framing(levels: int, channels: int) -> int:
+    """Bytes of a file of so many layers without rows."""
+    return 39 + 16 * levels + 6 * channels
+
+
+@torch.no_grad()
+def layers_of(rows: Plane, levels: int) -> Tensor:
+    """Which layer each row [N] is of, int32: the strongest make the first, each has twice those before it."""
+    rank = rows.strength().argsort(descending=True, stable=True).argsort().double()
+    ends = torch.tensor([2.0 ** (level + 1 - levels) for level in range(levels - 1)]) * len(rows)
+    return torch.bucketize(rank, ends.double(), right=True).to(torch.int32)
 
 
 def measured(data: bytes, scene: Scene) -> dict[str, float]:

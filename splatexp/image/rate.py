@@ -21,7 +21,7 @@ from splatexp.choices import check_choice, check_range
 from splatexp.edit import Edit
 from splatexp.image import gsi
 from splatexp.image.plane import LAYER, Plane
-from splatexp.image.prefixes import measured
+from splatexp.image.prefixes import framing, layers_of, measured
 from splatexp.image.quantize import (
     NAMES,
     STEPS_OF,
@@ -47,8 +47,8 @@ if TYPE_CHECKING:
 STATE = "rate"  # a shared leaf: a `State`
 LUMA = 0.67  # the first step of colours over the root of the price
 FIRST = (1.0, 0.8, 1.0, 1.0)  # the first steps: chroma over luma, then scale (ln), shear, place (deviations)
-FRAME = 73  # bytes of a file without rows
 LOOKS = 30  # in a run: how often bits are counted, and rows that are not worth theirs go
+MOST = 64.0  # bits per pixel, framing apart, that a picture may take
 LATE = 0.93  # of a run: after it the rows stay
 WORTH = 0.4  # of what a row takes off the squared error alone, what is missed when others have closed the gap
 SPARE = 1.04  # bits still shrink when a budget is met, and what is too much goes at the end
@@ -102,7 +102,7 @@ class Scalar(Rate):
         assert isinstance(rows, Plane)
         image = scene.train[0].values
         budget = self._budget(image.shape[0] * image.shape[1])
-        goal = max(self.per, budget - 8 * FRAME) if budget else self.per * max(1, len(rows))
+        goal = max(self.per, budget - 8 * self._frame(scene)) if budget else self.per * max(1, len(rows))
         spread = float((image - image.mean((0, 1))).square().sum())  # D of the background alone
         price = self.price or 0.03 * max(spread, 1e-3) / goal
         chroma, scale, shear, place = FIRST
@@ -230,8 +230,11 @@ class Scalar(Rate):
         return 0 < self.start <= step
 
     def _budget(self, pixels: int) -> float:
-        """Bits that the file may have; 0 where it is not that which is given."""
-        return 8.0 * self.bytes or self.bpp * pixels
+        """Bits that the file may have, at most MOST a pixel; 0 where it is not that which is given."""
+        return min(8.0 * self.bytes or self.bpp * pixels, MOST * pixels + 8 * framing(self.levels, 4))
+
+    def _frame(self, scene: Scene) -> int:
+        return framing(self.levels, scene.train[0].values.shape[2])
 
     def _upto(self, step: int) -> int:
         """How many layers are drawn at a step; 0: all. Every other step is one of the prefixes, in turn."""
@@ -243,11 +246,11 @@ class Scalar(Rate):
         self, rows: Plane, scene: Scene, raster: Drawing, state: State, step: int, steps: int
     ) -> State:
         """What the rows would take as a file now, and so what a bit may cost."""
-        bits = 8.0 * (len(dumped(rows, scene, raster)) - FRAME)
+        bits = 8.0 * (len(dumped(rows, scene, raster)) - self._frame(scene))
         state = state._replace(bits=bits, per=max(1.0, bits / max(1, len(rows))))
         if not self.price:
             height, width, _ = scene.train[0].values.shape
-            budget = self._budget(height * width) - 8 * FRAME if step >= self.grow_until else 0.0
+            budget = self._budget(height * width) - 8 * self._frame(scene) if step >= self.grow_until else 0.0
             goal = max(SPARE * budget / max(1, len(rows)), self.per / 2) if budget > 0 else self.per
             dearer = min(1.5, max(0.67, (state.per / goal) ** 0.7))
             rows.shared[STEPS_OF][:2] += 0.5 * math.log(dearer)
@@ -267,14 +270,6 @@ class State(NamedTuple):
 
 def _state(rows: Rows) -> State:
     return State(*rows.shared[STATE].tolist())
-
-
-@torch.no_grad()
-def layers_of(rows: Plane, levels: int) -> Tensor:
-    """Which layer each row [N] is of, int32: the strongest make the first, each has twice those before it."""
-    rank = rows.strength().argsort(descending=True, stable=True).argsort().double()
-    ends = torch.tensor([2.0 ** (level + 1 - levels) for level in range(levels - 1)]) * len(rows)
-    return torch.bucketize(rank, ends.double(), right=True).to(torch.int32)
 
 
 def size_of(rows: Rows, scene: Scene) -> Size:

@@ -213,14 +213,13 @@ def _cell(at: Mapping[str, Any]) -> str:
 
 def _differences(found: Mapping[str, Any]) -> list[str]:
     rate, gain = found["bd_rate"], found["bd_psnr"]
-    cells = [f"{rate['mean']:+.1f} %", f"{rate['median']:+.1f} %", f"{rate['better']} of {rate['pictures']}"]
-    cells = cells if rate["pictures"] else ["no overlap", "", ""]
-    more = (
-        [f"{gain['mean']:+.2f} dB", f"{gain['better']} of {gain['pictures']}"]
-        if gain["pictures"]
-        else ["", ""]
-    )
-    return cells + more
+    cells = ["no overlap", "", "", "", ""]
+    if rate["pictures"]:
+        cells[:2] = f"{rate['mean']:+.1f} %", f"{rate['median']:+.1f} %"
+        cells[2] = f"{rate['better']} of {rate['pictures']}"
+    if gain["pictures"]:
+        cells[3:] = f"{gain['mean']:+.2f} dB", f"{gain['better']} of {gain['pictures']}"
+    return cells
 
 
 def _notes(order: Order, found: Mapping[str, Any]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -60,6 +61,7 @@ def decode(
 ) -> str:
     """Decode a file and write the picture.  Returns: what there is to say, which is little.
 
+    Warns: UserWarning of a file that is not all there.
     Raises: OSError, ValueError, with one line.
     """
     from splatexp.image import gsi, pictures
@@ -68,6 +70,6 @@ def decode(
     file = gsi.load(Path(pair.source).read_bytes())
     pixels = decoded(file, layers=layers, scale=scale, crop=crop)
     pictures.write(pair.target, pixels, 8 * pixels.dtype.itemsize)
-    there = f"; the file is cut off: {len(file.layers)} of {file.declared} layers"
-    cut = there if file.truncated else ""
-    return f"{pair.source} -> {pair.target}: {pixels.shape[1]} x {pixels.shape[0]}{cut}"
+    if file.lacks:
+        warnings.warn(f"{pair.source}: {file.lacks}", stacklevel=2)
+    return f"{pair.source} -> {pair.target}: {pixels.shape[1]} x {pixels.shape[0]}"
