@@ -28,6 +28,7 @@ def open_run(folder: str | Path) -> tuple[Run, Scene, Rows]:
     from splatexp.checkpoint import newest
     from splatexp.config import load_run
     from splatexp.export import load_ply
+    from splatexp.image.fit import is_picture
     from splatexp.poses.files import load_cameras
     from splatexp.splats import Splats
     from splatexp.state import State
@@ -40,7 +41,7 @@ def open_run(folder: str | Path) -> tuple[Run, Scene, Rows]:
     run.settle()
     if run.raster.why:
         print(run.raster.why, file=sys.stderr)
-    if run.picture:
+    if is_picture(run):
         saved = newest(folder / "checkpoints")
         if saved is None:
             raise FileNotFoundError(f"run: {folder} holds no checkpoint; checkpoint.every=0 wrote none")

@@ -112,7 +112,7 @@ class Run:
         for name in self.objectives:
             check_choice("objective", name, OBJECTIVES)
         check_choice("oom", self.oom, ("stop", "shrink"))
-        self.picture = fit.is_picture(self)  # not a field: it follows from the others
+        fit.is_picture(self)
         if isinstance(self.raster, Auto):  # what is recorded of the run is what draws
             self.raster = self.raster.chosen(self.deterministic, self.densify.wants)
         if self.deterministic and not self.raster.deterministic:
@@ -286,7 +286,7 @@ class Run:
         for path in sorted((folder / "renders").glob("*.png"))[:SHOWN]:
             with Image.open(path) as picture:
                 trackers.image(step, path.stem, np.asarray(picture.convert("RGB")))
-        if not self.picture:
+        if not fit.is_picture(self):
             trackers.file(folder / "point_cloud.ply")
 
 

@@ -29,13 +29,14 @@ def opened(folder: str | Path) -> tuple[Run, Scene, Splats, int, bool]:
     from splatexp.checkpoint import newest
     from splatexp.config import load_run
     from splatexp.finished import open_run
+    from splatexp.image.fit import is_picture
     from splatexp.state import State
 
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"run: expected the folder of a run, got {folder} (no such folder)")
     run, saved = load_run(folder), newest(folder / "checkpoints")
-    if run.picture:
+    if is_picture(run):
         raise ValueError(f"run: expected one of a scene, got a picture's; its page: {PAGE}")
     there = (folder / "point_cloud.ply").is_file()
     if saved is None and not there:

@@ -35,7 +35,7 @@ FILES = [
     if group != "study"
 ]
 PLANE = [*((group, "plane") for group in GROUPS), ("data", "image"), ("densify", "image")]
-PLANE += [("densify", "pursuit"), ("rate", "vector")]
+PLANE += [("densify", "pursuit"), ("rate", "vector"), ("regularizer", "edge")]
 CODED = ["preset=image_codec", "rate.bpp=1"]
 OF_PICTURES = dict.fromkeys(PLANE, ["preset=image"]) | {("preset", "image_codec"): ["rate.bpp=1"]}
 OF_PICTURES |= {("rate", "scalar"): CODED, ("rate", "sequential"): CODED}

@@ -21,7 +21,8 @@ from splatexp.raster import Reference
 from splatexp.splats import Splats
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-NAMES = sorted(path.stem for path in (conf_dir() / "densify").glob("*.yaml"))
+OF_PICTURES = {"image", "pursuit"}  # they have rows of the plane: see test_image_run and test_image_rate
+NAMES = sorted({path.stem for path in (conf_dir() / "densify").glob("*.yaml")} - OF_PICTURES)
 TO_FIRE = {  # what a tiny scene must be told so that every rule changes rows
     "budgeted": ["densify.specks.threshold=20", "densify.specks.gate=['surveyed > 0']"],
     "dash": ["densify.large.threshold=0.05"],

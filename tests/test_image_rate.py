@@ -177,7 +177,7 @@ def test_a_quality_is_met():
         (["bytes=60"], "bytes: expected at least 73"),
         (["bpp=0.1"], "bpp of 48 x 40 px: expected"),
         (["bpp=1", "tracker=[csv]"], "no setting of encode"),
-        (["bpp=1", "model.count=5000"], "model.count"),
+        (["bpp=1", "model.count=50000"], "model.count"),
     ):
         with pytest.raises(ValueError, match=told):
             encode(picture(), words)

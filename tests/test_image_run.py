@@ -14,6 +14,7 @@ from splatexp import config, evaluate, render, view
 from splatexp.checkpoint import newest
 from splatexp.config import build, compose
 from splatexp.finished import open_run
+from splatexp.image.fit import is_picture
 from splatexp.image.plane import OPACITY, Plane
 from splatexp.schema import Refused
 
@@ -65,7 +66,7 @@ def test_a_run_fits_the_picture_and_leaves_numbers_pictures_and_a_checkpoint(run
     assert np.abs(shown - planes.pixels()).mean() < 0.02
     assert not list(folder.glob("point_cloud.*")) and not (folder / "turntable.mp4").exists()
     again, scene, rows = open_run(folder)
-    assert isinstance(rows, Plane) and len(rows) == 80 and again.picture and scene.fitted
+    assert isinstance(rows, Plane) and len(rows) == 80 and is_picture(again) and scene.fitted
 
 
 def test_a_finished_run_is_measured_and_drawn_again(run, capsys):
@@ -214,7 +215,7 @@ def test_a_run_of_old_knows_its_model_and_optimizer(tmp_path, capsys):
             del cfg[group]
     config.save(cfg, tmp_path, words)
     run = config.load_run(tmp_path)
-    assert not run.picture
+    assert not is_picture(run)
     assert [type(part).__name__ for part in (run.model, run.optimizer)] == ["Model", "Adam"]
 
 

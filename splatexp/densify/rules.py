@@ -10,8 +10,7 @@ from torch import Tensor
 
 from splatexp.choices import check_choice, check_range
 from splatexp.densify import births
-from splatexp.densify.operate import OPERATORS as OF_ROWS
-from splatexp.densify.operate import Shape
+from splatexp.densify.operate import OPERATORS, Shape
 from splatexp.densify.policy import due
 from splatexp.densify.score import evaluate, needs, parse
 from splatexp.densify.select import SELECTORS, select
@@ -19,7 +18,7 @@ from splatexp.densify.survey import Context
 from splatexp.schedules import STEPS
 from splatexp.splats import Edit, Splats
 
-OPERATORS = OF_ROWS | {"birth": births.BIRTH}
+OPERATORS["birth"] = births.BIRTH
 
 
 @dataclass

@@ -8,6 +8,7 @@ from splatexp.data.image import Image
 from splatexp.image.model import PlaneModel
 from splatexp.image.optimizer import PlaneAdam, PlanePace
 from splatexp.raster.plane import Plane
+from splatexp.rate import NONE
 
 if TYPE_CHECKING:
     from splatexp.run import Run
@@ -24,7 +25,7 @@ def is_picture(run: Run) -> bool:
     """Whether a run is of a picture.
 
     Raises: ValueError, one line, for parts of one that are put together with parts of a scene, and for
-    settings of what a picture has not.
+    settings of what a picture, or a scene, has not.
     """
     given = {name for name, kind in KINDS.items() if isinstance(getattr(run, name), kind)}
     if given and (lacks := sorted(set(KINDS) - given)):
@@ -33,8 +34,7 @@ def is_picture(run: Run) -> bool:
             f"{other}: expected {NAMES[other]} with {one}={NAMES[one]}, got another; preset=image has all "
             "that goes together"
         )
-    if given:
-        _check(run)
+    (_check if given else _check_scene)(run)
     return bool(given)
 
 
@@ -62,6 +62,18 @@ def _check(run: Run) -> None:
             f"model.count: expected at most densify.max_gaussians={run.densify.max_gaussians}, {got}"
         )
     _check_rules(run)
+
+
+def _check_scene(run: Run) -> None:
+    """Hold the settings of a scene's run against what pictures alone have."""
+    for name, rule in getattr(run.densify, "rules", {}).items():
+        if rule.operate == "birth":
+            raise ValueError(f"densify.{name}.operate: expected birth with data=image alone, got it without")
+    if type(run.rate) is not NONE:
+        raise ValueError("rate: expected none but with data=image, got another")
+    for name, penalty in run.regularizer.items():
+        if getattr(penalty, "of_pictures", False):
+            raise ValueError(f"regularizer: expected {name} with data=image alone, got it without")
 
 
 def _check_rules(run: Run) -> None:

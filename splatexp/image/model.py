@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 NAMES = {"kind": "init", "path": "init_path"}  # of Start's settings that are called otherwise here
 
+ROWS_PER_PIXEL = 8  # at most at the start
+
 
 @dataclass
 class PlaneModel:
@@ -53,7 +55,8 @@ class PlaneModel:
         import torch
 
         view = scene.train[0]
-        check_range("model.count", self.count, 1, view.camera.width * view.camera.height)
+        most = ROWS_PER_PIXEL * view.camera.width * view.camera.height
+        check_range("model.count", self.count, 1, most)
         behind = None if scene.background is None else torch.tensor(scene.background)
         rows = self.start(view.values, self.count, seed=seed, background=behind)
         shapes = FORMS[self.form].shapes(rows.covariance)
