@@ -29,7 +29,7 @@ from splatexp.densify.invariants import (
     state_of,
     still,
 )
-from splatexp.densify.operate import OPERATORS
+from splatexp.densify.rules import CHOICES
 from splatexp.densify.strategy import Context, Strategy
 from splatexp.dropout import Dropout
 from splatexp.importance import NONE, Importance
@@ -161,7 +161,7 @@ class _Watch(Strategy):
         rule = getattr(self.strategy, "rules", {}).get(edit.by)
         if rule is None:
             return
-        opacity = rule.opacity or OPERATORS[rule.operate].own.get("opacity")
+        opacity = rule.opacity or CHOICES[rule.operate].own.get("opacity")
         if rule.operate == "merge":
             merged(before, edit, splats, line)
         elif rule.operate in ("relocate", "clone") and opacity == "mcmc":

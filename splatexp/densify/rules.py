@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections import ChainMap
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -18,7 +19,8 @@ from splatexp.densify.survey import Context
 from splatexp.schedules import STEPS
 from splatexp.splats import Edit, Splats
 
-OPERATORS["birth"] = births.BIRTH
+# of rows, and the one of pixels, which has no plan from rows
+CHOICES = ChainMap(OPERATORS, {"birth": births.BIRTH})
 
 
 @dataclass
@@ -30,7 +32,7 @@ class Rule:
     The last seven are the operator's: one that it does not read is refused, 0 or "" is its own default.
     """
 
-    operate: str = "clone_or_split"  # one of OPERATORS
+    operate: str = "clone_or_split"  # one of CHOICES
     score: str = "grad2d"  # a word or a product of words, see score.py
     select: str = "above"  # one of SELECTORS
     threshold: float = 2e-4  # a score, or a share of the rows that pass the gate, as the selector has it
@@ -54,7 +56,7 @@ class Rule:
     similarity: float = 0.0  # up to this difference of shape
 
     def __post_init__(self) -> None:
-        check_choice("rule.operate", self.operate, OPERATORS)
+        check_choice("rule.operate", self.operate, CHOICES)
         check_choice("rule.select", self.select, SELECTORS)
         if self.operate != "birth":
             parse(self.score)
@@ -75,7 +77,7 @@ class Rule:
                 raise ValueError(f"rule.select: expected above with score=gain, got {self.select}")
             if self.gate or self.grace:
                 raise ValueError("rule.gate, rule.grace: expected none with operate=birth, which has no rows")
-        OPERATORS[self.operate].check(self.shape())
+        CHOICES[self.operate].check(self.shape())
 
     def shape(self, most: int = 0) -> Shape:
         """What the operator reads; `most` pairs merge."""
@@ -86,7 +88,7 @@ class Rule:
     @property
     def births(self) -> int:
         """What each selected row adds to the count."""
-        return OPERATORS[self.operate].births
+        return CHOICES[self.operate].births
 
     @property
     def words(self) -> set[str]:
@@ -146,7 +148,7 @@ class Rule:
         if not len(rows) or limit == 0:
             return None
         shape = self.shape((limit or 0) if pairs else 0)
-        return OPERATORS[self.operate].plan(splats, rows, shape, step, random)
+        return CHOICES[self.operate].plan(splats, rows, shape, step, random)
 
     def _allowed(self, step: int, splats: Splats, random: torch.Generator) -> Tensor:
         """Rows [N] that pass the gate and have outlived their grace."""
