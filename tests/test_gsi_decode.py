@@ -106,6 +106,18 @@ def test_a_scaled_picture_is_drawn_anew(scale):
             decode(dump(header, layers), scale=wrong)
 
 
+@pytest.mark.parametrize("scale", [1 / 2, 1 / 4, 1 / 8])
+def test_a_smaller_picture_is_the_mean_over_its_pixels(scale):
+    header = header_of(128, 64, bits=16, step=0.01)
+    layers = [layer_of(header, 500, log2=(-1, 2), precision=(0, 0), shear=0.5)]
+    k, whole = round(1 / scale), decode(dump(header, layers)).astype(float)
+    wanted = whole.reshape(64 // k, k, 128 // k, k, 3).mean((1, 3))
+    away = decode(dump(header, layers), scale=scale) - wanted
+    points = whole[k // 2 :: k, k // 2 :: k] - wanted
+    assert np.square(away).mean() < 0.05 * np.square(points).mean()
+    assert abs(away.mean()) < 0.02 * np.abs(points).mean()
+
+
 def test_large_pictures_are_drawn_in_parts(monkeypatch):
     header = header_of(150, 70)
     file = load(dump(header, [layer_of(header, 200)]))

@@ -31,7 +31,8 @@ def decode(
         data: the file's bytes, or what `load` made of them.
         layers: only the first so many, at most as many as the whole file has; None: all. Of a file that was
             cut off, those that are there.
-        scale: the picture is drawn so many times as large: at any size as sharp as its Gaussians are.
+        scale: the picture is drawn so many times as large: at any size as sharp as its Gaussians are, and
+            smaller as the mean over what a pixel covers, nearly (mode sum; `normalized` at its centre).
         crop: x, y, width, height of a part of the (scaled) picture; nothing else is drawn.
         limits: what is refused.
 

@@ -254,7 +254,7 @@ def check(header: Header, symbols: Symbols) -> None:
 def gaussians(
     header: Header, symbols: Symbols, scale: float = 1.0, origin: tuple[int, int] = (0, 0)
 ) -> Gaussians:
-    """What the symbols stand for, drawn `scale` times as large and seen from `origin`; float64 until the end.
+    """What the symbols stand for, `scale` times as large, seen from `origin`; smaller: a sum is blurred.
 
     Raises: LimitError for what `check` refuses in shapes.
     """
@@ -263,13 +263,15 @@ def gaussians(
     fine = np.ldexp(1 / UNIT, -symbols.precision)
     l1, l3 = np.exp2(symbols.shape[:, :2].T * (q.scale_step * fine))
     shear = symbols.shape[:, 2] * (q.shear_step * fine)
-    colors = symbols.color * np.array(q.color_steps) / np.sqrt(l1 * l3)[:, None]
     cell = float(1 << q.cell_shift) * scale
     means = (symbols.cell - 1 + (symbols.place + 0.5) / counts) * cell - origin
     l1, l3 = l1 * scale, l3 * scale
-    conics = np.stack([(1 + shear * shear) / (l1 * l1), -shear / (l1 * l3), 1 / (l3 * l3)], -1)
-    reach = np.sqrt(2 * np.log(1 / WEIGHT_MIN))
-    radii = np.stack([reach * l1, reach * l3 * np.sqrt(1 + shear * shear)], -1)
+    blur = max(0.0, 1 - scale * scale) / 12 if header.mode == "sum" else 0.0  # the variance of a square pixel
+    xx, xy, yy = l1 * l1 + blur, l1 * l3 * shear, l3 * l3 * (1 + shear * shear) + blur
+    spread = (l1 * l3) ** 2 + blur * (xx + yy - blur)  # the determinant, which thin ones would cancel out
+    conics = np.stack([yy, -xy, xx] / spread, -1)
+    radii = np.sqrt(2 * np.log(1 / WEIGHT_MIN) * np.stack([xx, yy], -1))
+    colors = symbols.color * np.array(q.color_steps) * (scale * np.sqrt(l1 * l3 / spread))[:, None]
     parts = (means, conics, radii, picture_colors(colors))
     return Gaussians(*(np.ascontiguousarray(part, dtype=np.float32) for part in parts))
 
