@@ -83,6 +83,7 @@ class Record:
     ssim_mean: float = math.nan
     moved: Counter[str] = field(default_factory=Counter)  # rows by rule and by kind of edit, since then
     best: list[float] = field(default_factory=list)  # what an early end compares with, and the step it is of
+    ended: bool = False  # before the last step: a resumed run has nothing left to do
     _unread: Unread | None = field(default=None, repr=False)
 
     @contextmanager
@@ -125,8 +126,9 @@ class Record:
         if unread is not None:
             _refuse(unread.step, unread.total(), unread.terms)
 
-    def stepped(self, total: Tensor) -> None:
-        """Count a step and its loss []."""
+    def stepped(self, total: Tensor, ended: bool = False) -> None:
+        """Count a step and its loss []; ended: whether it was the last, before its time."""
+        self.ended = ended
         self.steps += 1
         self.losses = self.losses + (total.item() if total.is_cpu else total.double())
 
@@ -171,8 +173,10 @@ class Record:
         made = cls()
         try:
             for name in set(vars(made)) - {"_unread"}:
-                if name == "best":  # earlier versions had none
+                if name == "best":  # earlier versions had neither
                     made.best = [float(value) for value in state.get("best", [])]
+                elif name == "ended":
+                    made.ended = bool(state.get("ended"))
                 elif name == "moved":
                     made.moved = Counter({str(key): int(n) for key, n in state["moved"].items()})
                 else:

@@ -103,8 +103,8 @@ class Keeper:
     def __call__(self, step: int, splats: Splats) -> None:
         """Raises: Stopped; MemoryError; FloatingPointError where parameters are no longer finite."""
         self.state.step, done = step + 1, step + 1
-        due = self.rule.every > 0 and (done % self.rule.every == 0 or done == self.steps)
-        due = due or (done < self.steps and self.moves(done) and self._short())
+        due = self.rule.every > 0 and (done % self.rule.every == 0 or self._last(done))
+        due = due or (not self._last(done) and self.moves(done) and self._short())
         saved = self.save() if due else None
         if self.signals.heed():
             saved = saved or self.save()
@@ -113,6 +113,9 @@ class Keeper:
         left = self.watch(self._takes())
         if left is not None:
             raise MemoryError(f"the next step would leave {left >> 20} MiB, less than memory.reserve_mb")
+
+    def _last(self, done: int) -> bool:
+        return done == self.steps or self.state.record.ended
 
     def _takes(self) -> int:
         """Bytes that a step takes of the host and frees, about."""

@@ -64,7 +64,7 @@ def train(
     rest = (densify, importance, dropout, regularizers, rate, record)
     look = _Look(splats, scene, views, rig, raster, loss, *rest)
     with Bar(start, steps, progress) as bar:
-        for step in range(start, steps):
+        for step in range(start, start if record.ended else steps):
             with record.clock("seconds"):
                 splats.between = not splats.waiting  # else this backward pass adds to what earlier ones left
                 degree = schedule.sh_degree(step, splats.sh_degree)
@@ -89,7 +89,7 @@ def train(
                         record.edited(edit, splats.apply(edit))
                 smoothing.update(splats, rig.train, step, steps)
                 last = optimizer.finish(splats, sights[-1], raster, step, steps, record.best)
-                record.stepped(total)
+                record.stepped(total, last and step + 1 < steps)
                 splats.between = True
                 if last or (step + 1) % log_every == 0:
                     record.confirm()
@@ -103,7 +103,7 @@ def train(
                     tracker.log(step, values)
             if on_step is not None:
                 on_step(step, splats)
-            if last:  # it may have come early
+            if last:
                 break
     return TrainResult(record.seconds, step + 1 - start, total.item())
 

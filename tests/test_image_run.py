@@ -17,6 +17,7 @@ from splatexp.finished import open_run
 from splatexp.image.fit import is_picture
 from splatexp.image.plane import OPACITY, Plane
 from splatexp.schema import Refused
+from splatexp.state import State
 
 GROWS = ["densify=image", "densify.every=4", "densify.max_gaussians=60", "model.count=20"]
 
@@ -81,6 +82,33 @@ def test_a_finished_run_is_measured_and_drawn_again(run, capsys):
         evaluate.again(str(folder), turntable=True)
     with pytest.raises(ValueError, match="run: expected one of a scene, got a picture's"):
         view.opened(folder)
+
+
+def test_a_coded_run_is_measured_again_as_its_file_has_it(run):
+    fit, folder = run(
+        "preset=image_codec", "rate.bytes=600", "rate.levels=2", "model.count=10", "densify.every=2"
+    )
+    before = fit(folder)
+    data = (folder / "picture.gsi").read_bytes()
+    after = evaluate.again(str(folder), renders=False)
+    same = ["psnr", "num_gaussians", "bits", "bpp", "psnr_layers_1", "psnr_layers"]
+    assert [after[name] for name in same] == [before[name] for name in same]
+    assert after["bits"] == 8 * len(data) and (folder / "picture.gsi").read_bytes() == data
+    raw = State.of(*newest(folder / "checkpoints")[1:]).splats
+    assert len(raw) >= after["num_gaussians"] and raw.quantizer is None
+
+
+def test_a_run_that_ends_early_leaves_a_checkpoint_and_nothing_to_go_on_with(run):
+    words = ["optimizer.refine.patience=10", "optimizer.refine.every=5", "optimizer.refine.gain=50"]
+    words += ["optimizer.refine.lbfgs=2", "steps=4000"]
+    fit, folder = run(*words)
+    before = fit(folder)
+    saved = newest(folder / "checkpoints")
+    assert saved is not None and 10 < saved[2]["step"] < 40
+    again, _ = run(*words, "resume=auto")
+    after = again(folder)
+    assert after["psnr"] == before["psnr"] and after["run"]["resumed"] == [saved[2]["step"]]
+    assert newest(folder / "checkpoints")[2]["step"] == saved[2]["step"]
 
 
 @pytest.mark.parametrize(
