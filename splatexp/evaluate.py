@@ -275,7 +275,9 @@ def again(folder: str, **changes: Any) -> dict[str, Any]:
 
     run, scene, splats = open_run(folder)
     before = read_result(folder)
-    result = assess(splats, run.raster, scene, folder, replace(run.evaluate, **changes), data=run.data)
+    more = run.rate.finish(splats, scene, run.raster, None)
+    settings = replace(run.evaluate, **changes)
+    result = assess(splats, run.raster, scene, folder, settings, data=run.data, more=more)
     if before:
         result |= {name: before[name] for name in CARRIED if name in before}
         result["trained_with"] = before.get("trained_with") or {name: before.get(name) for name in ORIGIN}

@@ -21,7 +21,7 @@ SWITCH = {"true": True, "false": False}
 def open_run(folder: str | Path) -> tuple[Run, Scene, Rows]:
     """The run that wrote `folder`, its scene loaded anew, and its Gaussians from point_cloud.ply.
 
-    Those of a picture come from its last checkpoint, as they were trained.
+    Those of a picture come from its last checkpoint; coded, they are drawn as the file has them.
 
     Raises: FileNotFoundError for a missing folder, config, .ply or checkpoint; ValueError for broken ones.
     """
@@ -45,7 +45,9 @@ def open_run(folder: str | Path) -> tuple[Run, Scene, Rows]:
         saved = newest(folder / "checkpoints")
         if saved is None:
             raise FileNotFoundError(f"run: {folder} holds no checkpoint; checkpoint.every=0 wrote none")
-        return run, run.data.load(), State.of(*saved[1:], run.raster.device).splats
+        scene, rows = run.data.load(), State.of(*saved[1:], run.raster.device).splats
+        run.rate.finish(rows, scene, run.raster, None)
+        return run, scene, rows
     params = load_ply(folder / "point_cloud.ply")
     scene = run.data.load()
     if run.camera.learns:

@@ -22,6 +22,9 @@ class Rate:
 
     codes: ClassVar[bool] = False  # whether there is a file at the end
 
+    def check(self, scene: Scene) -> None:
+        """Hold it against the scene.  Raises: ValueError for one that cannot be coded so."""
+
     def begin(self, rows: Rows, scene: Scene) -> None:
         """Lay out the state before the first step. A resumed run has it from the state of the rows."""
 
@@ -53,10 +56,12 @@ class Rate:
         """What there is to keep of rows whose training is over.  Raises: TypeError where there is none."""
         raise TypeError("rate: expected scalar, for none makes no file")
 
-    def finish(self, rows: Rows, scene: Scene, raster: Drawing, folder: Path) -> dict[str, float]:
-        """Write what there is to write when training is over.  Returns: numbers for metrics.json.
+    def finish(self, rows: Rows, scene: Scene, raster: Drawing, folder: Path | None) -> dict[str, float]:
+        """Write what there is to write when training is over, into a folder; None: nothing.
 
-        Raises: OSError.
+        From then on rows are drawn as that has them.
+
+        Returns: numbers for metrics.json.  Raises: OSError.
         """
         return {}
 

@@ -106,7 +106,7 @@ class Run:
     def __post_init__(self) -> None:
         check_range("steps", self.steps, 1)
         check_range("seed", self.seed, 0)
-        check_range("threads", self.threads, 0)
+        check_range("threads", self.threads, 0, 1024)
         check_range("batch", self.batch, 1)
         check_range("log_every", self.log_every, 1)
         for name in self.objectives:
@@ -162,8 +162,8 @@ class Run:
         self.settle()
         self.viewer.check()
         scene = self.data.load()
-        for penalty in self.regularizer.values():
-            penalty.check(scene)
+        for part in (*self.regularizer.values(), self.rate):
+            part.check(scene)
         state = resumed(self, scene, Path(folder)) if self.resume else None
         left = found(Path(folder, "checkpoints"))
         if left and not self.resume:

@@ -11,6 +11,7 @@ from splatexp.image import gsi, symbols
 from splatexp.image.covariance import FORMS
 from splatexp.image.decode import decode
 from splatexp.image.encode import encode
+from splatexp.image.gsi import Limits
 from splatexp.image.initial import Start
 from splatexp.image.pictures import Picture
 from splatexp.image.plane import LAYER, Plane
@@ -234,7 +235,7 @@ def test_a_resumed_run_is_the_same_to_the_bit(tmp_path):
     path = tmp_path / "blobs.png"
     Image.fromarray(np.rint(picture().pixels * 255).astype(np.uint8)).save(path)
     words = ["preset=image_codec", f"data.path={path}", "rate.bytes=700", "model.count=10", "tracker=[]"]
-    words += [*FAST, "checkpoint.every=45", "rate.start=40", "rate.learn=true"]
+    words += [*FAST, "checkpoint.every=45", "rate.start=40", "rate.learn=0.004"]
     run = build(compose(words))
     result = run(tmp_path / "whole")
     checkpoint = tmp_path / "whole" / "checkpoints" / "step_00000045.safetensors"
@@ -245,6 +246,21 @@ def test_a_resumed_run_is_the_same_to_the_bit(tmp_path):
     assert result["bytes_on_disk"]["picture.gsi"] == len(files[0])
 
 
+def test_what_decoders_refuse_is_not_begun(monkeypatch):
+    scene = scene_of(picture())
+    height, width, channels = scene.train[0].values.shape
+    Scalar(bpp=1.0).check(scene)
+    monkeypatch.setattr("splatexp.image.rate.LIMITS", Limits(gaussians=height * width // 34 - 1))
+    with pytest.raises(ValueError, match="Gaussians that they come to: expected"):
+        Scalar(bpp=1.0).check(scene)
+    Scalar(bpp=0.9).check(scene)
+    monkeypatch.setattr("splatexp.image.rate.LIMITS", Limits(picture_bytes=height * width * channels - 1))
+    with pytest.raises(
+        ValueError, match="bytes of the decoded picture: expected"
+    ):
+        encode(picture(), ["bpp=1"])
+
+
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
@@ -252,7 +268,7 @@ def test_a_resumed_run_is_the_same_to_the_bit(tmp_path):
         ({"bpp": 1.0, "bytes": 9}, "got bytes, bpp"),
         ({"bpp": 1.0, "levels": 17}, "levels"),
         ({"bpp": -1.0}, "bpp"),
-        ({"bpp": 1.0, "learn": True}, "start"),
+        ({"bpp": 1.0, "learn": 0.004}, "start"),
         ({"bpp": 1.0, "per": 2.0}, "per"),
     ],
 )

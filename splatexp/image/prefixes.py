@@ -1,4 +1,4 @@
-"""Layers of a file: which row is of which, what they take, and how good every prefix of them is."""
+"""The strongest rows, and layers of a file: which row is of which, what they take, how good prefixes are."""
 
 from __future__ import annotations
 
@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 def framing(levels: int, channels: int) -> int:
     """Bytes of a file of so many layers without rows."""
     return 39 + 16 * levels + 6 * channels
+
+
+def all_but(rows: Plane, gone: int) -> tuple[Tensor, Tensor]:
+    """Rows without so many of the weakest, in their order, and that none of them is fresh."""
+    kept = rows.strength().argsort(stable=True)[gone:].sort().values
+    return kept, torch.zeros_like(kept, dtype=torch.bool)
 
 
 @torch.no_grad()

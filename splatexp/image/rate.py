@@ -20,8 +20,9 @@ from splatexp.atomic import replaced
 from splatexp.choices import check_choice, check_range
 from splatexp.edit import Edit
 from splatexp.image import gsi
+from splatexp.image.gsi import LIMITS
 from splatexp.image.plane import LAYER, Plane
-from splatexp.image.prefixes import framing, layers_of, measured
+from splatexp.image.prefixes import all_but, framing, layers_of, measured
 from splatexp.image.quantize import (
     NAMES,
     STEPS_OF,
@@ -80,15 +81,14 @@ class Scalar(Rate):
     first: float = 0.25  # share of the rows that it begins with
     per: float = 34.0  # bits of a Gaussian that the price is to lead to
     rounding: str = "through"  # from `start` on: through (as if it were not there), noise (of a step's width)
-    learn: bool = False  # the steps learn, from `start` on
-    rate: float = 0.004  # at which their logarithms do
+    learn: float = 0.0  # rate at which the steps' logarithms learn, from `start` on; 0: they do not
 
     def __post_init__(self) -> None:
         given = [name for name in ("bytes", "bpp", "price") if getattr(self, name)]
         if len(given) != 1:
             got = ", ".join(given) or "none"
             raise ValueError(f"rate.bytes, bpp, price: expected one of them, got {got}")
-        for name in ("bytes", "bpp", "price", "grow_until", "price_start", "start", "rate"):
+        for name in ("bytes", "bpp", "price", "grow_until", "price_start", "start", "learn"):
             check_range(f"rate.{name}", getattr(self, name), 0)
         check_range("rate.levels", self.levels, 1, 16)
         check_range("rate.first", self.first, 1e-3, 1)
@@ -96,6 +96,14 @@ class Scalar(Rate):
         if not self.start and (self.learn or self.rounding != "through"):
             raise ValueError("rate.start: expected a step with rate.learn or rate.rounding, got 0")
         check_range("rate.per", self.per, 8, 256)
+
+    def check(self, scene: Scene) -> None:
+        """As `Rate` says: what decoders refuse, with the limits that they have by themselves."""
+        height, width, channels = scene.train[0].values.shape
+        taken = height * width * channels * scene.train[0].bits // 8
+        check_range("bytes of the decoded picture", taken, 1, LIMITS.picture_bytes)
+        rows = round(self._budget(height * width) / self.per)
+        check_range("rate.bytes, bpp: Gaussians that they come to", rows, 0, LIMITS.gaussians)
 
     def begin(self, rows: Rows, scene: Scene) -> None:
         """As `Rate` says."""
@@ -108,7 +116,7 @@ class Scalar(Rate):
         chroma, scale, shear, place = FIRST
         luma = LUMA * math.sqrt(price)
         learned = torch.tensor([luma, luma * chroma, scale, shear, place]).log()
-        rows.add_shared(STEPS_OF, learned).requires_grad_(self.learn)
+        rows.add_shared(STEPS_OF, learned).requires_grad_(self.learn > 0)
         state = State(price, self.per, goal / self.per, goal, spread)
         rows.add_shared(STATE, torch.tensor(state, dtype=torch.float64)).requires_grad_(False)
 
@@ -142,7 +150,7 @@ class Scalar(Rate):
             fade = 0.1 + 0.9 * (1 - step / steps)
             adam(
                 learned, learned.grad, rows.exp_avg[STEPS_OF], rows.exp_avg_sq[STEPS_OF],
-                step=step - self.start + 1, lr=self.rate * fade, beta2=0.99,
+                step=step - self.start + 1, lr=self.learn * fade, beta2=0.99,
             )  # fmt: skip
         learned.grad = None
         if self._upto(step):  # the price is one of the whole picture
@@ -182,11 +190,12 @@ class Scalar(Rate):
             edit.by, edit.kind = "price", "prune"
             yield edit
 
-    def finish(self, rows: Rows, scene: Scene, raster: Drawing, folder: Path) -> dict[str, float]:
+    def finish(self, rows: Rows, scene: Scene, raster: Drawing, folder: Path | None) -> dict[str, float]:
         """Write picture.gsi.  Returns: `measured`."""
         data = self.file(rows, scene, raster)
-        with replaced(folder / "picture.gsi") as temp:
-            temp.write_bytes(data)
+        if folder is not None:
+            with replaced(folder / "picture.gsi") as temp:
+                temp.write_bytes(data)
         return measured(data, scene)
 
     @torch.no_grad()
@@ -206,14 +215,14 @@ class Scalar(Rate):
                 middle = (few + many) // 2
                 small = len(self.without(rows, scene, raster, middle)) <= budget
                 few, many = (few, middle) if small else (middle, many)
-            rows.apply(Edit(*_all_but(rows, many)))
+            rows.apply(Edit(*all_but(rows, many)))
         rows.quantizer = Quantized(size_of(rows, scene))
         return dumped(rows, scene, raster)
 
     @torch.no_grad()
     def without(self, rows: Plane, scene: Scene, raster: Drawing, gone: int) -> bytes:
         """The file of all rows but so many of the weakest, which stay where they are."""
-        kept, _ = _all_but(rows, gone)
+        kept, _ = all_but(rows, gone)
         some = Plane({name: leaf.detach()[kept] for name, leaf in rows.params.items()}, rows.form)
         some.carried[LAYER] = rows.carried[LAYER][kept]
         some.shared = rows.shared
@@ -286,9 +295,3 @@ def dumped(rows: Plane, scene: Scene, raster: Drawing) -> bytes:
     behind = scene.background or (0.0,) * size.channels
     head = header(size, found.steps, behind, view.bits, raster.mode, raster.top_k)
     return gsi.dump(head, symbols(found, rows))
-
-
-def _all_but(rows: Plane, gone: int) -> tuple[Tensor, Tensor]:
-    """Rows without so many of the weakest, in their order, and that none of them is fresh."""
-    kept = rows.strength().argsort(stable=True)[gone:].sort().values
-    return kept, torch.zeros_like(kept, dtype=torch.bool)

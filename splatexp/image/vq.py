@@ -164,7 +164,7 @@ class Vector(Rate):
         if since >= 0:
             rows.quantizer = self._decoded(rows, scene)
 
-    def finish(self, rows: Rows, scene: Scene, raster: Drawing, folder: Path) -> dict[str, float]:
+    def finish(self, rows: Rows, scene: Scene, raster: Drawing, folder: Path | None) -> dict[str, float]:
         """Have the rows drawn as decoded; where they have not been yet, the codebooks are learned here.
 
         Returns: bits, and bits per pixel, that a file would have.
