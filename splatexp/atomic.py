@@ -6,7 +6,7 @@ import errno
 import itertools
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _serial = itertools.count()
@@ -20,7 +20,7 @@ def replaced(path: str | os.PathLike[str]) -> Iterator[Path]:
     suffix (so that writers which go by the suffix work). When anything fails, also a disk that fills up, the
     previous file survives and the temporary one is removed.
 
-    Raises: OSError naming `path` and the cause.
+    Raises: OSError naming `path` and the cause: NotADirectoryError where a file is in the folder's place.
     """
     path = Path(path)
     temp = path.with_name(f".{path.stem}.{os.getpid()}-{next(_serial)}{path.suffix}")
@@ -30,11 +30,14 @@ def replaced(path: str | os.PathLike[str]) -> Iterator[Path]:
         _flush(temp)
         os.replace(temp, path)
     except OSError as error:
+        if isinstance(error, FileExistsError):  # of mkdir
+            error = NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         kept = " (the previous file is kept)" if path.exists() else ""
         why = error.strerror or str(error)
         raise OSError(error.errno or errno.EIO, f"could not write {path}: {why}{kept}") from error
     finally:
-        temp.unlink(missing_ok=True)
+        with suppress(NotADirectoryError):  # there is no such folder, so there is no such file
+            temp.unlink(missing_ok=True)
 
 
 def _flush(path: Path) -> None:

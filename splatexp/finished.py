@@ -58,7 +58,7 @@ def open_run(folder: str | Path) -> tuple[Run, Scene, Rows]:
 def arguments(words: Sequence[str], known: Mapping[str, type]) -> dict[str, Any]:
     """`key=value` words as keyword arguments, each of its known type.
 
-    Raises: ValueError, one line, for anything else, with the nearest key.
+    Raises: ValueError, one line, for anything else, with the nearest key, and for a key that comes twice.
     """
     values: dict[str, Any] = {}
     for word in words:
@@ -66,6 +66,8 @@ def arguments(words: Sequence[str], known: Mapping[str, type]) -> dict[str, Any]
         key = key.lstrip("+-")
         if key not in known:
             raise ValueError(unknown(key, known))
+        if key in values:
+            raise ValueError(f"{key}: expected once, got it again as {word}")
         if not equals:
             raise ValueError(f"{key}: expected {key}=<value>")
         values[key] = _value(key, text, known[key])
