@@ -17,11 +17,18 @@ BITS = 24  # of a Gaussian, about
 SCALE = 512  # steps of scale: half octaves
 
 
+def check(words):
+    """Hold the words against what it knows.  Raises: ValueError."""
+    if unknown := sorted(
+        {word.split("=")[0] for word in words} - {"bpp", "bytes", "quality", "levels", "threads"}
+    ):
+        raise ValueError(f"{unknown[0]}: no such key")
+
+
 def encode(picture, words=(), *, on_step=lambda done, steps: None):
     """Something with the file's bytes.  Raises: ValueError for settings that it does not know."""
+    check(words)
     settings = dict(word.split("=", 1) for word in words)
-    if unknown := sorted(set(settings) - {"bpp", "bytes", "quality", "levels", "threads"}):
-        raise ValueError(f"{unknown[0]}: no such key")
     height, width, channels = picture.pixels.shape
     size = float(settings.get("bytes", float(settings.get("bpp", 0.5)) * height * width / 8))
     spacing = max(1.0, (height * width / max(1, 8 * size / BITS)) ** 0.5)
@@ -58,9 +65,9 @@ def install(monkeypatch) -> None:
     from splatexp.image import tasks
 
     module = ModuleType("splatexp.image.encode")
-    module.encode = encode  # type: ignore[attr-defined]
+    module.encode, module.check = encode, check  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "splatexp.image.encode", module)
-    monkeypatch.setattr(tasks, "encode_apart", tasks.encode)
+    monkeypatch.setattr(tasks.Apart, "encode", lambda self, pair, words: tasks.encode(pair, words))
 
 
 def _mean(values, across, down):

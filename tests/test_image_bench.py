@@ -2,6 +2,7 @@
 
 import csv
 import json
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -104,7 +105,7 @@ def test_a_bench_that_was_interrupted_keeps_what_was_encoded(order, monkeypatch,
 
 def test_what_a_codec_cannot_hold_is_left_out_and_said(order, said, tmp_path):
     pictures.write(tmp_path / "photos" / "deep.png", np.zeros((20, 20, 3)), 16)
-    few = order(codecs="jpeg", only="a,deep")
+    few = order(codecs="jpeg", bpp="", only="a,deep")
     _, failed = bench.bench(few, lambda *line: said.append(line))
     assert failed == len(few.settings("jpeg"))
     assert all("holds 8 bits, the picture has 16" in line for line, bad in said if bad)
@@ -117,7 +118,8 @@ def test_orders_that_are_refused(order, tmp_path):
         ({"codecs": "gsi,heic"}, "codecs: expected some of gsi, jpeg"),
         ({"bpp": "1", "quality": "30"}, "points of one kind"),
         ({"jobs": 0}, "jobs"),
-        ({"codecs": "jpeg", "extra": ("foo=3",)}, "foo: goes to encode, expected gsi among codecs"),
+        ({"codecs": "jpeg", "bpp": "", "extra": ("foo=3",)}, "foo: is for .gsi, expected gsi among codecs"),
+        ({"codecs": "jpeg"}, "bpp: is for .gsi, expected gsi among codecs"),
     ):
         with pytest.raises(ValueError, match=why):
             order(**more)
@@ -130,6 +132,24 @@ def test_orders_that_are_refused(order, tmp_path):
     assert order(bpp="", quality="30,33").settings("gsi") == ["quality=30", "quality=33"]
     assert order(bpp="").settings("gsi")[0] == "bpp=0.1"
     assert order(quick=True).settings("avif") == order().settings("avif")[::3]
+
+
+def test_words_for_encode_are_checked_before_anything_is_made(order, said, tmp_path):
+    for more, why in (
+        ({"extra": ("stepz=3",)}, "stepz: no such key"),
+        ({"bpp": "0.3,x", "codecs": "jpeg,gsi"}, "bpp: expected numbers above 0"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            bench.bench(order(**more), lambda *line: said.append(line))
+    assert not said and not (tmp_path / "out").exists()
+
+
+def test_a_decoding_process_that_is_killed_is_one_line(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "killed"))
+    (tmp_path / "killed").write_text("#!/bin/sh\nkill -KILL $$\n")
+    (tmp_path / "killed").chmod(0o755)
+    with pytest.raises(OSError, match="the decoding process was killed by SIGKILL$"):
+        list(fresh.judged([(tmp_path / "a.gsi", tmp_path / "a.png")]))
 
 
 def test_the_decoding_process_answers_for_each_file(tmp_path):

@@ -115,7 +115,16 @@ def test_what_is_refused_is_one_line(image, photos, tmp_path):
         (["info", "notes"], 1, "notes: not a .gsi file"),
         (["view", "notes"], 2, "notes: not a .gsi file"),
         (["view", "a.gsi", "port=-1"], 2, "port: expected a number in [0, 65535], got -1"),
-        (["bench", "photos", "codecs=jpeg", "foo=3"], 2, "foo: goes to encode, expected gsi among codecs"),
+        (["bench", "photos", "codecs=jpeg", "foo=3"], 2, "foo: is for .gsi, expected gsi among codecs"),
+        (["bench", "photos", "codecs=jpeg", "bpp=1"], 2, "bpp: is for .gsi, expected gsi among codecs"),
+        (["bench", "photos", "codecs=jpeg,jpeg"], 2, "codecs: expected each once"),
+        (["bench", "photos", "out=notes", "codecs=jpeg"], 2, "notes: file exists"),
+        (["bench", "photos", "foo=3"], 2, "foo: no such key"),
+        (["encode", "photos", "new", "foo=3"], 2, "foo: no such key"),
+        (["encode", "photos/a.png", "a=b.gsi"], 2, "for a file of that name say ./a=b.gsi"),
+        (["decode", "a.gsi", "suffix=png"], 2, "suffix: expected one such as .png, got 'png'"),
+        (["info", "a.gsi", "json=true", "json=false"], 2, "json: expected once"),
+        (["encode", "photos/a.png", "notes/a.gsi"], 2, "notes: not a directory"),
         (["view", "a.gsi", "b.gsi"], 2, "expected one file"),
         (["bench", "photos", "codecs=heic"], 2, "codecs: expected some of gsi"),
     ):
@@ -123,6 +132,8 @@ def test_what_is_refused_is_one_line(image, photos, tmp_path):
         assert got == status, words
         assert len(err.splitlines()) == 1 and err.startswith("error: "), err
         assert why in err and "raise" not in err and "Errno" not in err, err
+    assert image("encode", "photos/a.png", "./a=b.gsi")[0] == 0 and (tmp_path / "a=b.gsi").exists()
+    assert image("decode", "a=b.gsi", "./scale=2.png")[0] == 0 and (tmp_path / "scale=2.png").exists()
     assert image()[0] == 2 and image("--help")[0] == 0
 
 
@@ -166,6 +177,13 @@ def test_decoding_needs_no_torch(image, photos, tmp_path):
     code += "from splatexp.image.__main__ import main; assert main() == 0; "
     code += "print([name for name in ('torch', 'scipy', 'rich', 'hydra') if name in sys.modules])"
     assert python("-c", code, cwd=tmp_path).stdout.splitlines()[-1] == "[]"
+
+
+def test_a_name_that_is_no_text_is_written_and_said(image, photos, tmp_path):
+    image("encode", "photos/a.png", "a.gsi")
+    done = python("-m", "splatexp.image", "decode", "a.gsi", "\udcff.png", cwd=tmp_path)
+    assert (done.stdout, done.stderr) == ("a.gsi -> \\udcff.png: 40 x 24\n", "")
+    assert (tmp_path / "\udcff.png").exists()
 
 
 def test_the_page_shows_what_the_decoder_draws(image, photos, tmp_path):

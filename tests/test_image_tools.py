@@ -136,6 +136,17 @@ def test_which_file_becomes_which(tmp_path, monkeypatch):
     ):
         with pytest.raises((ValueError, FileNotFoundError), match=why):
             told(*names)
+    os.makedirs("taken/c.gsi")
+    with pytest.raises(IsADirectoryError):
+        told("c.png", "taken")
+    assert told("c.png", "c.png", "out") == ["c.png>out/c.gsi"]
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "access", lambda path, mode: path.name != "in")
+        with pytest.raises(PermissionError, match="in'$"):
+            told("c.png", "in/new/c.gsi")
+    for target in ("in/a.png/c.gsi", "in/a.png/more/c.gsi"):
+        with pytest.raises(NotADirectoryError, match="a.png'$"):
+            told("c.png", target)
     assert told("c.png", "both.gsi/") == ["c.png>both.gsi/c.gsi"]
     os.mkdir("empty")
     with pytest.raises(FileNotFoundError, match="found none"):
@@ -161,6 +172,11 @@ def test_an_error_of_the_system_is_said_without_its_number(tmp_path):
     with pytest.raises(OSError, match="could not write") as error:
         write_text(tmp_path, "a folder is there")
     assert one_line(error.value).startswith(f"could not write {tmp_path}: ")
+    (tmp_path / "file").touch()
+    for name in ("file/a.gsi", "file/more/a.gsi"):
+        with pytest.raises(NotADirectoryError) as error:
+            write_text(tmp_path / name, "a file is where a folder should be")
+        assert one_line(error.value) == f"could not write {tmp_path / name}: Not a directory"
 
 
 def test_a_plot_is_a_picture_with_all_curves(tmp_path):

@@ -23,16 +23,22 @@ bench    beside JPEG, WebP and AVIF: codecs=gsi,jpeg,webp,avif; bpp=, quality= o
 
 from __future__ import annotations
 
-import os
-import re
 import sys
-import warnings
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
 
-from splatexp.finished import arguments
-from splatexp.image.batch import PICTURES, Pair, each, guard, one_line, pairs
+try:
+    import os
+    import re
+    import signal
+    import warnings
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+    from typing import Any
+
+    from splatexp.finished import arguments
+    from splatexp.image.batch import PICTURES, Pair, each, guard, one_line, pairs
+except KeyboardInterrupt:  # as early as that
+    print("stopped", file=sys.stderr)
+    sys.exit(130)
 
 Words = list[str]
 
@@ -76,7 +82,12 @@ def _encode(names: Words, words: Words) -> int:
     jobs = _jobs(own, processors())
     if len(found) == 1:
         return min(1, each(found, lambda pair: tasks.encode(pair, rest), 1, _say, "encoding"))
-    return min(1, each(found, lambda pair: tasks.encode_apart(pair, rest), jobs, _say, "encoding"))
+    if found:
+        from splatexp.image.encode import check
+
+        check(rest)
+    apart = tasks.Apart()
+    return min(1, each(found, lambda pair: apart.encode(pair, rest), jobs, _say, "encoding", apart.end))
 
 
 def _decode(names: Words, words: Words) -> int:
@@ -84,6 +95,8 @@ def _decode(names: Words, words: Words) -> int:
     known = {"layers": int, "scale": str, "crop": str, "suffix": str, "jobs": int, "overwrite": bool}
     own = arguments(words, known)
     suffix, jobs, overwrite = own.pop("suffix", ""), _jobs(own, 1), own.pop("overwrite", False)
+    if not re.fullmatch(r"(\.\w+)?", suffix):
+        raise ValueError(f"suffix: expected one such as .png, got {suffix!r}")
     if "scale" in own:
         own["scale"] = _numbers("scale", own["scale"], float, 1)[0]
     if "crop" in own:
@@ -149,10 +162,19 @@ COMMANDS: dict[str, Callable[[Words, Words], int]] = {
 }
 
 
+NAMES = ("truth", "suffix", "only")  # settings whose values may look like names of files
+
+
 def _sorted(words: Sequence[str]) -> tuple[Words, Words]:
-    """Names of files, and settings: what has a `=` after a key, unless there is a file of that name."""
+    """Names of files, and settings: what has a `=` after a key, unless there is a file of that name.
+
+    Raises: ValueError for a setting that looks like the name of a file to be.
+    """
     settings = [w for w in words if re.match(r"[~+]*[\w.@]+=", w) or w.startswith("~")]
     settings = [word for word in settings if not Path(word).exists()]
+    for word in settings:
+        if Path(word).suffix.lower() in (".gsi", *PICTURES) and word.partition("=")[0] not in NAMES:
+            raise ValueError(f"{word}: expected the value of a setting; for a file of that name say ./{word}")
     return [word for word in words if word not in settings], settings
 
 
@@ -187,4 +209,6 @@ def _say(line: str, failed: bool) -> None:
 
 
 if __name__ == "__main__":
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # as stderr has names
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends what runs apart, too
     sys.exit(main())

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +27,8 @@ def pairs(names: Sequence[str], kinds: Sequence[str], suffix: str) -> list[Pair]
 
     kinds: suffixes of the files that are taken from a folder, by name. suffix: of what they become, unless
     the target is named; without a target that lies beside its source.
-    Raises: FileNotFoundError; ValueError where two would become one, or a file itself.
+    Raises: FileNotFoundError; NotADirectoryError, IsADirectoryError, PermissionError for a target that cannot
+    be written; ValueError where two would become one, or a file itself.
     """
     if not names:
         raise ValueError("expected a file or a folder")
@@ -52,6 +56,7 @@ def pairs(names: Sequence[str], kinds: Sequence[str], suffix: str) -> list[Pair]
             folder = target if inside and target is not None else file.parent
             beside = folder / f"{file.stem}{suffix}"
             found.append(Pair(file, beside if inside or target is None else target, target is not None))
+    found = list(dict.fromkeys(found))
     _hold(found)
     return found
 
@@ -64,21 +69,33 @@ def guard(found: Sequence[Pair]) -> None:
 
 
 def _hold(found: Sequence[Pair]) -> None:
-    """No two become one, and none itself.  Raises: ValueError."""
+    """No two become one, none itself, and all can be written as far as folders go.
+
+    Raises: ValueError, NotADirectoryError, IsADirectoryError, PermissionError.
+    """
     taken: dict[Path, Path] = {}
     for pair in found:
         if pair.source.resolve() == pair.target.resolve():
             raise ValueError(f"{pair.source}: expected another file to write to, got itself")
         if (other := taken.setdefault(pair.target.resolve(), pair.source)) != pair.source:
             raise ValueError(f"{other} and {pair.source} would both become {pair.target}")
+        if pair.target.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(pair.target))
+        above = next(folder for folder in pair.target.absolute().parents if folder.exists())
+        if not above.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(above))
+        if not os.access(above, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(above))
 
 
 def each(
-    found: Sequence[Pair], act: Callable[[Pair], str], jobs: int, say: Callable[[str, bool], None], label: str
-) -> int:
+    found: Sequence[Pair], act: Callable[[Pair], str], jobs: int, say: Callable[[str, bool], None],
+    label: str, end: Callable[[], None] = lambda: None,
+) -> int:  # fmt: skip
     """Do `act` for all pairs, `jobs` at once; `say(line, failed)` gets what it returns, or why it failed.
 
-    A bar where stderr is a terminal and there are several.  Returns: how many failed.
+    A bar where stderr is a terminal and there are several. end: called where this is interrupted, and ends
+    what `act` is at.  Returns: how many failed.
     """
     failed = 0
     if len(found) == 1:  # nothing to show, so nothing to import
@@ -104,6 +121,7 @@ def each(
                 bar.advance(task)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            end()
             raise
     return failed
 
@@ -125,3 +143,8 @@ def one_line(error: Exception) -> str:
     elif isinstance(error, OSError) and error.strerror:
         text = error.strerror  # without the number in front, which str() puts there
     return " ".join(text.split())
+
+
+def ended(status: int) -> str:
+    """How a process went, in words.  status: as `subprocess` has it."""
+    return f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"

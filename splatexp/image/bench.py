@@ -56,16 +56,20 @@ class Order:
     extra: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in self.codecs.split(","):
+        names = self.codecs.split(",")
+        for name in names:
             if name != "gsi" and name not in coders.CODERS:
                 raise ValueError(f"codecs: expected some of gsi, {', '.join(coders.CODERS)}, got {name!r}")
+        if len(set(names)) < len(names):
+            raise ValueError(f"codecs: expected each once, got {self.codecs}")
         if sum(map(bool, (self.bpp, self.quality, self.bytes))) > 1:
             raise ValueError("bpp, quality, bytes: expected points of one kind, got several")
+        idle = [key for key in ("bpp", "quality", "bytes", "reuse") if getattr(self, key)]
+        idle += [word.partition("=")[0] for word in self.extra]
+        if idle and "gsi" not in names:
+            raise ValueError(f"{idle[0]}: is for .gsi, expected gsi among codecs, got {self.codecs}")
         if self.jobs < 1:
             raise ValueError(f"jobs: expected at least 1, got {self.jobs}")
-        if self.extra and "gsi" not in self.codecs.split(","):
-            key = self.extra[0].partition("=")[0]
-            raise ValueError(f"{key}: goes to encode, expected gsi among codecs, got {self.codecs}")
 
     @property
     def place(self) -> Path:
@@ -77,7 +81,7 @@ class Order:
         folder, wanted = Path(self.folder), [name for name in self.only.split(",") if name]
         if not folder.is_dir():
             raise FileNotFoundError(f"{folder}: expected a folder of pictures")
-        found = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES)
+        found = sorted(p for p in folder.iterdir() if p.suffix.lower() in PICTURES and p.is_file())
         if missing := set(wanted) - {path.stem for path in found}:
             raise ValueError(f"only: expected pictures of {folder}, got {sorted(missing)[0]!r}")
         found = [path for path in found if not wanted or path.stem in wanted]
@@ -109,6 +113,13 @@ def bench(order: Order, say: Say) -> tuple[list[Path], int]:
 
     rows: list[Row] = []
     failed = 0
+    order.images()
+    if "gsi" in order.codecs.split(","):
+        from splatexp.image.encode import check
+
+        for setting in order.settings("gsi"):
+            check([setting, *order.extra])
+    order.place.mkdir(parents=True, exist_ok=True)
     for codec in order.codecs.split(","):
         for row in _rows_of(order, codec, say):
             failed += "error" in row
@@ -184,19 +195,20 @@ def _encoded_gsi(order: Order, rows: Sequence[Row]) -> list[Row]:
     from splatexp.image import tasks
     from splatexp.image.batch import each
 
+    apart = tasks.Apart()
     found = [Pair(Path(row["picture"]), _file(order, row)) for row in rows]
     ready: dict[Path, Row] = {pair.source: row for pair, row in zip(found, rows, strict=True)}
 
     def act(pair: Pair) -> str:
         row, began = ready[pair.source], time.perf_counter()
         try:
-            tasks.encode_apart(pair, [row["setting"], *row["extra"]])
+            apart.encode(pair, [row["setting"], *row["extra"]])
             ready[pair.source] = _sized(order, row, time.perf_counter() - began)
         except (OSError, ValueError) as error:
             ready[pair.source] = row | {"error": one_line(error).removeprefix(f"{pair.source}: ")}
         return ""
 
-    each(found, act, order.jobs, lambda line, bad: None, rows[0]["setting"])
+    each(found, act, order.jobs, lambda line, bad: None, rows[0]["setting"], apart.end)
     return list(ready.values())
 
 

@@ -102,7 +102,6 @@ def encode(
     job = _Job(picture, rest, on_step)
     if _name(goal) == "quality":
         quality = _number(goal)
-        check_range("quality", quality, 5, 80)
         made = _searched(job, quality)
         if abs(made.psnr - quality) > TOLD and made.psnr < quality:
             warnings.warn(f"quality: expected {quality:g} dB, reached {made.psnr:.2f}", stacklevel=2)
@@ -114,6 +113,13 @@ def encode(
             check_range(f"bpp of {picture.width} x {picture.height} px", _number(goal), least)
         made = _fitted(job, goal)
     return replace(made, seconds=time.perf_counter() - began)
+
+
+def check(words: Sequence[str]) -> None:
+    """Hold words against what `encode` takes, whatever the picture.  Raises: ValueError, one line."""
+    goal, rest = _goal(words)
+    job = _Job(Picture(np.zeros((64, 64, 3), np.float32)), rest, None)
+    _run(job, f"bytes={_bytes(job, FIRST)}" if _name(goal) == "quality" else goal)
 
 
 def _goal(words: Sequence[str]) -> tuple[str, list[str]]:
@@ -134,6 +140,8 @@ def _goal(words: Sequence[str]) -> tuple[str, list[str]]:
     goals = [word for word in plain if _name(word) in GOALS[:4]]
     if len(goals) > 1:
         raise ValueError(f"quality, bytes, bpp, price: expected one of them, got {', '.join(goals)}")
+    if goals and _name(goals[0]) == "quality":
+        check_range("quality", _number(goals[0]), 5, 80)
     return goals[0] if goals else f"quality={QUALITY}", [word for word in plain if word not in goals]
 
 
@@ -168,19 +176,15 @@ def _bytes(job: _Job, bpp: float) -> int:
 
 def _fitted(job: _Job, goal: str, share: float = 1.0, quality: float = math.inf) -> Encoded:
     """One fit to a goal, in a share of the steps; what is better than `quality` gives Gaussians back."""
-    from splatexp.config import build, compose
     from splatexp.data.image import scene_of
-    from splatexp.schema import Refused
     from splatexp.train import train
 
-    try:
-        run = build(compose(_overrides(job, goal)))
-        if share < 1:
-            run = build(compose([*_overrides(job, goal), f"steps={max(20, round(run.steps * share))}"]))
-    except Refused as error:
-        raise ValueError(str(error)) from error
+    run = _run(job, goal)
+    if share < 1:
+        run = _run(job, goal, f"steps={max(20, round(run.steps * share))}")
     run.settle()
     scene = scene_of(job.picture)
+    run.rate.check(scene)
     rows = run.raster.equipped(run.model(scene, run.seed)).to(run.raster.device)
     before = job.done
 
@@ -202,6 +206,17 @@ def _fitted(job: _Job, goal: str, share: float = 1.0, quality: float = math.inf)
     bare = _psnr(run.rate.without(rows, scene, run.raster, len(rows)), job.picture)
     count = sum(len(layer) for layer in load(data).layers)
     return Encoded(data, count, reached, bare, run)
+
+
+def _run(job: _Job, goal: str, *more: str) -> Run:
+    """The run for a goal.  Raises: ValueError for a word that is none."""
+    from splatexp.config import build, compose
+    from splatexp.schema import Refused
+
+    try:
+        return build(compose([*_overrides(job, goal), *more]))
+    except Refused as error:
+        raise ValueError(str(error)) from error
 
 
 def _given_back(rows: Plane, scene: Scene, run: Run, picture: Picture, quality: float) -> tuple[bytes, float]:

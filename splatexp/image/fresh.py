@@ -14,11 +14,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from splatexp.image.batch import ended
+
 
 def judged(pairs: Sequence[tuple[Path, Path]]) -> Iterator[dict[str, Any]]:
     """The answers for files and their pictures, in order, from one fresh process.
 
-    Raises: RuntimeError where that process ends before its answers do.
+    Raises: ChildProcessError where that process ends before its answers do.
     """
     asked = "".join(json.dumps({"file": str(file), "truth": str(truth)}) + "\n" for file, truth in pairs)
     command = [sys.executable, "-m", "splatexp.image.fresh"]
@@ -28,7 +30,7 @@ def judged(pairs: Sequence[tuple[Path, Path]]) -> Iterator[dict[str, Any]]:
     lines = done.stdout.splitlines()
     if done.returncode or len(lines) != len(pairs):
         said = " ".join(done.stderr.split())[-300:]
-        raise RuntimeError(f"the decoding process ended with status {done.returncode}: {said}")
+        raise ChildProcessError(f"the decoding process {ended(done.returncode)}: {said}".rstrip(": "))
     yield from (json.loads(line) for line in lines)
 
 

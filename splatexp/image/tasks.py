@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 from splatexp.atomic import replaced
-from splatexp.image.batch import Pair
+from splatexp.image.batch import Pair, ended
+
+PATIENCE = 5.0  # seconds that a process has to end by itself
 
 
 def encode(pair: Pair, words: Sequence[str]) -> str:
@@ -42,15 +46,58 @@ def encode(pair: Pair, words: Sequence[str]) -> str:
     )
 
 
-def encode_apart(pair: Pair, words: Sequence[str]) -> str:
-    """`encode` in a process of its own, with one thread.  Raises: ValueError with its last line."""
-    command = [sys.executable, "-m", "splatexp.image", "encode", str(pair.source), str(pair.target)]
-    threads = [] if any(word.startswith("threads=") for word in words) else ["threads=1"]
-    done = subprocess.run([*command, *words, *threads], capture_output=True, text=True)
-    if done.returncode:
-        said = done.stderr.strip().splitlines() or [f"ended with status {done.returncode}"]
-        raise ValueError(said[-1].removeprefix("error: "))
-    return done.stdout.strip()
+class Apart:
+    """Encodings, each in a process of its own with one thread, which `end` ends before their time."""
+
+    def __init__(self) -> None:
+        self._running: set[subprocess.Popen[str]] = set()
+        self._lock, self._over = threading.Lock(), False
+
+    def encode(self, pair: Pair, words: Sequence[str]) -> str:
+        """What `encode` does.
+
+        Warns: UserWarning of what the process warns of.
+        Raises: ValueError with its last line, or how it was killed.
+        """
+        names = [_path(pair.source), _path(pair.target)]
+        threads = [] if any(word.startswith("threads=") for word in words) else ["threads=1"]
+        command = [sys.executable, "-m", "splatexp.image", "encode", *names, *words, *threads]
+        with self._lock:
+            if self._over:
+                raise ValueError("stopped")
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            self._running.add(process)
+        try:
+            out, err = process.communicate()
+        except BaseException:
+            self.end()
+            raise
+        finally:
+            self._running.discard(process)
+        for line in err.splitlines():
+            if line.startswith("warning: "):
+                warnings.warn(f"{pair.source}: {line.removeprefix('warning: ')}", stacklevel=2)
+        if status := process.returncode:
+            said = err.strip().splitlines() if status > 0 else []
+            raise ValueError(said[-1].removeprefix("error: ") if said else ended(status))
+        return out.strip()
+
+    def end(self) -> None:
+        """End those that run, by SIGINT, so that they remove what is half written; start no more."""
+        with self._lock:
+            self._over, running = True, list(self._running)
+        for process in running:
+            process.send_signal(signal.SIGINT)
+        for process in running:
+            try:
+                process.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def _path(path: Path) -> str:
+    """A path as a word that is taken for no setting."""
+    return f"./{path}" if "=" in path.parts[0] or path.parts[0].startswith("~") else str(path)
 
 
 def decode(
