@@ -255,9 +255,7 @@ def test_what_decoders_refuse_is_not_begun(monkeypatch):
         Scalar(bpp=1.0).check(scene)
     Scalar(bpp=0.9).check(scene)
     monkeypatch.setattr("splatexp.image.rate.LIMITS", Limits(picture_bytes=height * width * channels - 1))
-    with pytest.raises(
-        ValueError, match="bytes of the decoded picture: expected"
-    ):
+    with pytest.raises(ValueError, match="bytes of the decoded picture: expected"):
         encode(picture(), ["bpp=1"])
 
 
