@@ -9,6 +9,7 @@ import pytest
 import tiny  # noqa: F401  one thread
 import torch
 
+from splatexp.config import build, compose
 from splatexp.densify import Fixed, Rule, Ruled
 from splatexp.densify.policy import Reset
 from splatexp.dropout import Dropout
@@ -147,3 +148,11 @@ def test_what_nobody_sees_rests_where_updates_are_sparse():
 )
 def test_every_setting_of_births_has_an_effect(name, value):
     assert outcome(densify=births()) != outcome(densify=births(**{name: value}))
+
+
+@pytest.mark.parametrize("words", [["preset=image"], ["preset=image_codec", "rate.bpp=0.2"]])
+@pytest.mark.parametrize("steps", [100, 2000])
+def test_rates_fall_within_the_run(words, steps):
+    run = build(compose([*words, "data.path=nowhere.png", f"steps={steps}"]))
+    first, last = (run.schedule.rates(step, steps, 10, 10, 0) for step in (0, steps - 1))
+    assert all(last[name] < 0.1 * first[name] for name in ("means", "shapes", "colors"))

@@ -55,7 +55,7 @@ class Sequential(Scalar):
         level = min(self.levels - 1, step * self.levels // steps)
         return None if whole is None else max(1, round(whole * 2.0 ** (level + 1 - self.levels)))
 
-    def _upto(self, step: int) -> int:
+    def _upto(self, step: int, steps: int) -> int:
         return 0
 
 

@@ -125,7 +125,7 @@ class Scalar(Rate):
         assert isinstance(rows, Plane)
         if self.levels > 1 and step < self.grow_until:
             rows.carried[LAYER] = layers_of(rows, self.levels)
-        size, upto = size_of(rows, scene), self._upto(step)
+        size, upto = size_of(rows, scene), self._upto(step, steps)
         random = generator("rounding", step) if self.rounding == "noise" else None
         coding = self._coding(step)
         rows.quantizer = Quantized(size, upto, random) if coding else Whole(upto) if upto else None
@@ -153,12 +153,12 @@ class Scalar(Rate):
                 step=step - self.start + 1, lr=self.learn * fade, beta2=0.99,
             )  # fmt: skip
         learned.grad = None
-        if self._upto(step):  # the price is one of the whole picture
+        if self._upto(step, steps):  # the price is one of the whole picture
             return
         size, state = size_of(rows, scene), _state(rows)
         error = terms["l2"].item() * size.width * size.height * size.channels
         state = state._replace(error=error)
-        if (step + 1) % max(1, steps // LOOKS) == 0:
+        if _due(step, steps):
             state = self._looked(rows, scene, raster, state, step, steps)
         rows.shared[STATE].copy_(torch.tensor(state, dtype=torch.float64))
 
@@ -179,8 +179,7 @@ class Scalar(Rate):
         Where a budget or a quality is given, density control chooses which rows the number of rows leaves.
         """
         assert isinstance(rows, Plane)
-        due = (step + 1) % max(1, steps // LOOKS) == 0
-        if not self.price or not due or step < self.price_start or step > LATE * steps:
+        if not self.price or not _due(step, steps) or step < self.price_start or step > LATE * steps:
             return
         with torch.no_grad():
             poor = rows.strength() * math.pi < self.worth(rows, step)
@@ -245,9 +244,9 @@ class Scalar(Rate):
     def _frame(self, scene: Scene) -> int:
         return framing(self.levels, scene.train[0].values.shape[2])
 
-    def _upto(self, step: int) -> int:
+    def _upto(self, step: int, steps: int) -> int:
         """How many layers are drawn at a step; 0: all. Every other step is one of the prefixes, in turn."""
-        if self.levels == 1 or step % 2 or step < self.grow_until:
+        if self.levels == 1 or step % 2 or step < self.grow_until or _due(step, steps):
             return 0
         return 1 + step // 2 % (self.levels - 1)
 
@@ -275,6 +274,10 @@ class State(NamedTuple):
     count: float  # rows that there should be
     bits: float  # of the file, when it was last looked at
     error: float  # D of the last step
+
+
+def _due(step: int, steps: int) -> bool:  # whether bits are counted after a step
+    return (step + 1) % max(1, steps // LOOKS) == 0
 
 
 def _state(rows: Rows) -> State:
