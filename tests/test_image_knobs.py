@@ -152,7 +152,8 @@ def test_every_setting_of_births_has_an_effect(name, value):
 
 @pytest.mark.parametrize("words", [["preset=image"], ["preset=image_codec", "rate.bpp=0.2"]])
 @pytest.mark.parametrize("steps", [100, 2000])
-def test_rates_fall_within_the_run(words, steps):
-    run = build(compose([*words, "data.path=nowhere.png", f"steps={steps}"]))
+def test_rates_fall_within_the_run(words, steps, tmp_path):
+    planes.save(tmp_path / "a.png")
+    run = build(compose([*words, f"data.path={tmp_path / 'a.png'}", f"steps={steps}"]))
     first, last = (run.schedule.rates(step, steps, 10, 10, 0) for step in (0, steps - 1))
     assert all(last[name] < 0.1 * first[name] for name in ("means", "shapes", "colors"))
