@@ -17,6 +17,7 @@ from splatexp.data.colmap import Colmap
 from splatexp.evaluate import Evaluate, assess, evaluate, main, means, measure, read_result, summary
 from splatexp.export import save_ply
 from splatexp.metrics import metric_set, psnr, ssim
+from splatexp.rate import Rate
 
 QUIET = Evaluate(renders=False, turntable=False)
 
@@ -117,6 +118,7 @@ class _Run:
 
     def __init__(self, **settings):
         self.evaluate, self.raster, self.data = Evaluate(**settings), Flat(), Colmap(path="p")
+        self.rate = Rate()
 
 
 def test_a_second_evaluation_keeps_the_times(tmp_path: Path, monkeypatch) -> None:
