@@ -178,6 +178,7 @@ def _told(order: Order) -> str:
     ]
     spent += [f"{order.budget.bytes:,} bytes"] if order.budget.bytes else []
     budget = f" Budget: {', '.join(spent)}." if spent else ""
+    seeds = "1 seed" if order.seeds == 1 else f"{order.seeds} seeds"
     if order.budget.seconds:
-        return f"Each run trains for about {order.budget.seconds:g} s, {order.seeds} seeds."
-    return f"{order.steps:,} steps, {order.seeds} seeds.{budget}"
+        return f"Each run trains for about {order.budget.seconds:g} s, {seeds}."
+    return f"{order.steps:,} steps, {seeds}.{budget}"
