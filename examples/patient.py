@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from splatexp.densify import Rule, Ruled
-from splatexp.densify.score import score
-from splatexp.splats import Splats
+from splatexp.densify.scores import score
+from splatexp.gaussians.splats import Splats
 
 
 @score("absgrad.sum", "views")

@@ -9,8 +9,8 @@ from textwrap import wrap
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from splatexp import __version__
-from splatexp.config import build, conf_dir, loader, made
-from splatexp.schema import Refused
+from splatexp.config.build import build, conf_dir, loader, made
+from splatexp.config.schema import Refused
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -108,14 +108,14 @@ def _dispatch(args: Namespace, parser: ArgumentParser) -> int:
     from hydra._internal.hydra import Hydra
     from hydra.core.global_hydra import GlobalHydra
 
-    from splatexp import launchers, search
-    from splatexp.job import remove
+    from splatexp.sweep import launchers, optuna_sweeper
+    from splatexp.sweep.job import remove
 
     hydra.version.setbase("1.3")
     name, words = args.config_name or "config", args.overrides
     launchers.check_installed(words)
     launchers.register()
-    search.register()
+    optuna_sweeper.register()
     composer = loader(args.config_dir)
     app = Hydra("splatexp", composer)
     GlobalHydra.instance().initialize(app)
@@ -129,7 +129,7 @@ def _dispatch(args: Namespace, parser: ArgumentParser) -> int:
         elif args.shell_completion:
             app.shell_completion(name, words)
         elif args.multirun:
-            from splatexp.multirun import multirun
+            from splatexp.sweep.driver import multirun
 
             return multirun(app, composer, name, words)
         else:
@@ -143,8 +143,8 @@ def _dispatch(args: Namespace, parser: ArgumentParser) -> int:
 
 def _run(app: Any, name: str, words: list[str]) -> None:
     """Run one job. Every setting is checked before there is a folder."""
-    from splatexp import distributed
-    from splatexp.job import job
+    from splatexp.run import distributed
+    from splatexp.sweep.job import job
 
     run = build(app.config_loader.job(name, words))
     refused: list[Refused] = []

@@ -17,18 +17,18 @@ import torch
 import torch.distributed as dist
 from gsplat_stand_in import bound
 
-from splatexp import distributed
-from splatexp.config import build, compose
+from splatexp.config.build import build, compose
 from splatexp.densify import Fixed, Rule, Ruled
-from splatexp.dropout import Dropout
 from splatexp.importance import NONE
-from splatexp.losses import Loss
-from splatexp.optimizer import Adam
-from splatexp.raster import Gsplat
-from splatexp.schedules import Schedule
-from splatexp.smoothing import Smoothing
-from splatexp.survive import Signals, Stopped
-from splatexp.train import train
+from splatexp.losses.photometric import Loss
+from splatexp.raster.gsplat import Gsplat
+from splatexp.run import distributed
+from splatexp.schedules.schedule import Schedule
+from splatexp.system.signals import Signals, Stopped
+from splatexp.train.dropout import Dropout
+from splatexp.train.loop import train
+from splatexp.train.optimizer import Adam
+from splatexp.train.smoothing import Smoothing
 from splatexp_kernels.blend import blend
 from splatexp_kernels.project import project
 from splatexp_kernels.sh import sh

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from splatexp.image.fuzz import header_of, layer_of
+from splatexp.image.codec.fuzz import header_of, layer_of
 
 __all__ = ["cases", "header_of", "layer_of"]
 

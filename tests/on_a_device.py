@@ -13,15 +13,17 @@ import torch
 from simulated_device import Held, Module, outside, simulation
 from test_conformance import EVERYTHING
 
-from splatexp import checkpoint, devices, restore, state
-from splatexp.config import build, compose
-from splatexp.data.resident import Resident
+from splatexp.config.build import build, compose
 from splatexp.data.scene import Scene, View
-from splatexp.densify import Ruled, exercise
-from splatexp.raster import Reference
-from splatexp.record import Record
-from splatexp.render import draw
-from splatexp.train import train
+from splatexp.data.view_cache import Resident
+from splatexp.densify import Ruled
+from splatexp.evaluation.render import draw
+from splatexp.raster.backends import Reference
+from splatexp.run import checkpoint, resume, state
+from splatexp.system import devices
+from splatexp.testing import toy_scene
+from splatexp.train.loop import train
+from splatexp.train.step_log import Record
 
 SIM = simulated_device.device()  # before anything is differentiated
 STEPS = 9
@@ -44,10 +46,10 @@ STILL = ("se3", "orbit", "rot6d")
 
 def scene() -> Scene:
     """The exercise's, some views with a mask, all with an alpha, on random colours."""
-    made = exercise.scene(Reference())
-    mask = torch.ones(exercise.SIZE, exercise.SIZE, dtype=torch.bool)
+    made = toy_scene.scene(Reference())
+    mask = torch.ones(toy_scene.SIZE, toy_scene.SIZE, dtype=torch.bool)
     mask[:, :5] = False
-    alpha = torch.linspace(0, 255, exercise.SIZE).to(torch.uint8).expand(exercise.SIZE, -1).contiguous()
+    alpha = torch.linspace(0, 255, toy_scene.SIZE).to(torch.uint8).expand(toy_scene.SIZE, -1).contiguous()
     halves = [
         [View(v.name, v.camera, v.image, mask if i % 2 else None, alpha) for i, v in enumerate(half)]
         for half in (made.train, made.test)
@@ -60,7 +62,7 @@ def fit(name, words, raster, splats, steps=STEPS, **more):
     chosen = "none" if name in (*STILL, "everything") else name
     run = build(compose(["preset=[]", f"densify={chosen}", *words]))
     control = Ruled(**EVERYTHING, every=3, start=0, stop=8) if name == "everything" else run.densify
-    control, learned = (exercise.compressed(each, STEPS / 15000) for each in (control, run.importance))
+    control, learned = (toy_scene.compressed(each, STEPS / 15000) for each in (control, run.importance))
     penalties = {key: value for key, value in run.regularizer.items() if key != "transmittance"}
     result = train(
         splats, scene(), raster=raster, loss=run.loss, optimizer=run.optimizer, schedule=run.schedule,
@@ -73,10 +75,10 @@ def fit(name, words, raster, splats, steps=STEPS, **more):
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_device_gives_the_same_and_is_not_waited_for(name):
-    splats, waits = exercise.rows(exercise.EXTENT), {}
+    splats, waits = toy_scene.rows(toy_scene.EXTENT), {}
     result, control, smoothing = fit(name, CASES[name], Reference(tile_size=32), splats)
     with simulation() as sim:
-        there = exercise.rows(exercise.EXTENT).to(SIM)
+        there = toy_scene.rows(toy_scene.EXTENT).to(SIM)
 
         def look(step, _):
             waits[step] = sim.places[:]
@@ -151,7 +153,7 @@ def test_a_run_its_checkpoints_and_its_numbers(tmp_path, monkeypatch):
     def last(folder):
         return checkpoint.read(tmp_path / folder / "checkpoints" / "step_00000006.safetensors")[0]
 
-    monkeypatch.setattr(restore, "read", outside(checkpoint.read))
+    monkeypatch.setattr(resume, "read", outside(checkpoint.read))
     wanted = build(compose(SMALL))(tmp_path / "cpu")
     with simulation():
         there = [*SMALL, "raster.device=sim:0"]
@@ -161,7 +163,7 @@ def test_a_run_its_checkpoints_and_its_numbers(tmp_path, monkeypatch):
             tmp_path / "rest"
         )
         run = build(compose(there))
-        image = draw(exercise.rows(4.0).to(SIM), run.raster, run.data.load(), run.data.load().test[0].camera)
+        image = draw(toy_scene.rows(4.0).to(SIM), run.raster, run.data.load(), run.data.load().test[0].camera)
         assert image.device == SIM and image.shape == (1, 24, 24, 3)
     assert result["psnr"] == pytest.approx(wanted["psnr"], abs=1e-9)
     assert result["ssim"] == pytest.approx(wanted["ssim"], abs=1e-9)
@@ -207,7 +209,7 @@ def test_pictures_that_do_not_fit_come_one_step_ahead(monkeypatch):
 
 
 def test_a_loss_that_is_not_finite_is_found_a_step_late_and_never_saved():
-    splats, fine, bad = exercise.rows(4.0), {"l1": torch.tensor(0.5)}, {"l1": torch.tensor(torch.nan)}
+    splats, fine, bad = toy_scene.rows(4.0), {"l1": torch.tensor(0.5)}, {"l1": torch.tensor(torch.nan)}
     record = Record()
     with pytest.raises(FloatingPointError, match="step 3: the loss is not finite"):
         record.weigh(3, bad, splats)
@@ -244,19 +246,19 @@ def test_a_step_that_went_wrong_there_leaves_no_checkpoint(tmp_path, monkeypatch
 
 
 def test_memory_of_a_device_is_told():
-    from splatexp.memory import advice
+    from splatexp.run.memory_budget import advice
 
     assert devices.room(torch.device("cpu")) is None and devices.peak(torch.device("cpu")) is None
     with simulation():
         assert devices.room(SIM) == (1000, Module.free) and devices.peak(SIM) == 1000
         assert "0 MB in use, 1.1 GB available" in advice(1000, 64, 64, 0, device=SIM)
-        rows = exercise.rows(4.0).to(SIM)
+        rows = toy_scene.rows(4.0).to(SIM)
         assert rows.to(SIM) is rows
     assert "0 MB in use" not in advice(1000, 64, 64, 0, device=torch.device("cpu"))
 
 
 def test_memory_that_runs_out_there_is_shrunk_and_the_run_goes_on(tmp_path, monkeypatch):
-    monkeypatch.setattr("splatexp.memory.LEAST_ROWS", 10)
+    monkeypatch.setattr("splatexp.run.memory_budget.LEAST_ROWS", 10)
     monkeypatch.setattr(state, "read", outside(checkpoint.read))
     with simulation():
         run = build(compose([*SMALL, "raster.device=sim:0", "checkpoint.every=1", "oom=shrink"]))

@@ -3,11 +3,11 @@
 import numpy as np
 import torch
 
-from splatexp.data.image import scene_of
 from splatexp.data.scene import Scene
-from splatexp.image import pictures
-from splatexp.image.covariance import FORMS, Covariance
-from splatexp.image.plane import Plane
+from splatexp.data.single_image import scene_of
+from splatexp.gaussians.covariance import FORMS, Covariance
+from splatexp.gaussians.plane import Plane
+from splatexp.io import image_file
 
 
 def pixels(width: int = 40, height: int = 32, channels: int = 3) -> np.ndarray:
@@ -22,14 +22,14 @@ def pixels(width: int = 40, height: int = 32, channels: int = 3) -> np.ndarray:
 def scene(width: int = 40, height: int = 32, channels: int = 3, bits: int = 8) -> Scene:
     """That picture as a scene, rounded to its bits."""
     top = 2**bits - 1
-    values = pictures.rounded(pixels(width, height, channels), bits).astype(np.float32) / top
-    return scene_of(pictures.Picture(values, bits, "disc.png"))
+    values = image_file.rounded(pixels(width, height, channels), bits).astype(np.float32) / top
+    return scene_of(image_file.Picture(values, bits, "disc.png"))
 
 
 def save(path, **shape) -> None:
     """Write it as a file."""
     bits = shape.pop("bits", 8)
-    pictures.write(path, pixels(**shape), bits)
+    image_file.write(path, pixels(**shape), bits)
 
 
 def rows(count: int = 30, channels: int = 3, form: str = "log_cholesky", seed: int = 0) -> Plane:

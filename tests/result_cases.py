@@ -5,9 +5,9 @@ from types import SimpleNamespace
 
 import torch
 
-from splatexp.cameras import Camera, look_at
+from splatexp.cameras.pinhole import Camera, look_at
 from splatexp.data.scene import Scene, View
-from splatexp.splats import Splats
+from splatexp.gaussians.splats import Splats
 
 BANDS = {0: 0, 1: 3, 2: 8, 3: 15, 4: 24}
 

@@ -15,11 +15,11 @@ import torch
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
-from splatexp.data import raytrace, still_life
-from splatexp.data.builtin import Builtin
+from splatexp.data.builtin import raytracer, still_life
+from splatexp.data.builtin.dataset import Builtin
+from splatexp.data.colmap_model import MODEL_NAMES
 from splatexp.data.lens import COLMAP_MODELS, from_colmap
 from splatexp.data.scene import Scene
-from splatexp.data.sparse import MODEL_NAMES
 
 
 def tiny_scene(views: int = 10, size: int = 48, points: int = 400, test_views: int = 2) -> Scene:
@@ -52,8 +52,8 @@ def picture(lens, viewmat: np.ndarray, samples: int = 3) -> np.ndarray:
         np.float32
     )
     directions /= np.linalg.norm(directions, axis=0)
-    lamps = raytrace.lamp_directions(np.zeros((2, directions.shape[1])))
-    colours, _ = raytrace.trace(-viewmat[:3, :3].T @ viewmat[:3, 3], directions, lamps)
+    lamps = raytracer.lamp_directions(np.zeros((2, directions.shape[1])))
+    colours, _ = raytracer.trace(-viewmat[:3, :3].T @ viewmat[:3, 3], directions, lamps)
     colours = colours.reshape(3, lens.height, lens.width, samples**2).mean(-1)
     return np.floor(colours * 255 + 0.5).astype(np.uint8).transpose(1, 2, 0)
 

@@ -10,8 +10,8 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 from PIL import Image
 
-from splatexp.image import gsi
-from splatexp.image.symbols import Header, Quantizer, Symbols, place_counts
+from splatexp.image.codec import gsi
+from splatexp.image.codec.symbols import Header, Quantizer, Symbols, place_counts
 
 BITS = 24  # of a Gaussian, about
 SCALE = 512  # steps of scale: half octaves

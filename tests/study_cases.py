@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from splatexp.figures import save_comparison, save_png
+from splatexp.io.figures import save_comparison, save_png
 from splatexp.study.results import Result, read
 
 WIDTH, HEIGHT, STEPS = 320, 200, 100
@@ -44,9 +44,9 @@ def settings(score: str = "grad2d", scene: str = "fox", seed: int = 0, **changes
     }
     densify = {"_target_": "splatexp.densify.strategy.Ruled", "max_gaussians": 60000, "grow": rule}
     config = {
-        "_target_": "splatexp.run.Run", "steps": STEPS, "seed": seed, "threads": 1,
+        "_target_": "splatexp.run.run.Run", "steps": STEPS, "seed": seed, "threads": 1,
         "data": {"_target_": "splatexp.data.colmap.Colmap", "path": f"/data/{scene}", "downscale": 1},
-        "densify": densify, "optimizer": {"_target_": "splatexp.optimizer.Adam", "eps": 1e-15},
+        "densify": densify, "optimizer": {"_target_": "splatexp.train.optimizer.Adam", "eps": 1e-15},
         "tracker": {"csv": {"_target_": "splatexp.tracking.Csv"}}, "log_every": 10,
     }  # fmt: skip
     return config | changes

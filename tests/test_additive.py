@@ -5,11 +5,12 @@ import test_train
 import tiny
 import torch
 
-from splatexp.config import build, compose
+from splatexp.config.build import build, compose
 from splatexp.densify import Fixed
-from splatexp.losses import Loss
-from splatexp.raster import CPU, Additive
-from splatexp.regularizers import Opacity, ScaleBounds, Spatial
+from splatexp.losses.photometric import Loss
+from splatexp.losses.regularizers import Opacity, ScaleBounds, Spatial
+from splatexp.raster.additive import Additive
+from splatexp.raster.backends import CPU
 from splatexp_kernels.project import project
 
 
@@ -108,7 +109,7 @@ def test_a_batch_is_the_mean_of_its_views():
     scene = tiny.scene()
     one, both = tiny.splats(), tiny.splats()
     grads = {}
-    from splatexp.optimizer import Adam
+    from splatexp.train.optimizer import Adam
 
     still = Adam(means=0, quats=0, log_scales=0, opacity_logits=0, sh0=0, shN=0)
 

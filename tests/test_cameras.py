@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from splatexp.cameras import Camera, focus, look_at, through_intrinsics
+from splatexp.cameras.pinhole import Camera, focus, look_at, through_intrinsics
 from splatexp_kernels.project import project
 
 UP = torch.tensor([0.0, 0.0, 1.0])

@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from splatexp import checkpoint
-from splatexp.checkpoint import Broken, Checkpoint, found, newest, read, write
+from splatexp.run import checkpoint
+from splatexp.run.checkpoint import Broken, Checkpoint, found, newest, read, write
 
 TENSORS = {"means": torch.arange(12.0).reshape(4, 3), "uid": torch.arange(4), "none": torch.zeros(0, 3)}
 NOTES = {"record": {"seconds": 1.25}, "config": {"steps": 9}}

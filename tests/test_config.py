@@ -12,12 +12,12 @@ import pytest
 import yaml
 
 import splatexp
-from splatexp.config import build, compose, conf_dir, load_run, loader, option
+from splatexp.config.build import build, compose, conf_dir, load_run, loader, option
+from splatexp.config.registry import options, takes_several
+from splatexp.config.schema import Refused
 from splatexp.densify import Fixed, Rule, Ruled
-from splatexp.explain import unknown
-from splatexp.options import options, takes_several
-from splatexp.run import Run
-from splatexp.schema import Refused
+from splatexp.run.run import Run
+from splatexp.settings.messages import unknown
 
 GROUPS = sorted(folder.name for folder in conf_dir().iterdir() if folder.is_dir())
 PRESETS = sorted(path.stem for path in (conf_dir() / "preset").glob("*.yaml"))

@@ -10,15 +10,15 @@ import tiny  # noqa: F401  one thread
 import torch
 from command import python
 
-from splatexp.config import build, compose, conf_dir, loader
-from splatexp.densify import Context, Fade, Reset, Rule, Ruled, Strategy, operate
-from splatexp.densify.conformance import check
+from splatexp.config.build import build, compose, conf_dir, loader
+from splatexp.densify import Context, Fade, Reset, Rule, Ruled, Strategy, operators
 from splatexp.densify.merge import pairs_of
 from splatexp.densify.noise import Noise
-from splatexp.densify.shape import Shape, operator, replacing
-from splatexp.edit import Edit
-from splatexp.raster import Reference
-from splatexp.splats import Splats
+from splatexp.densify.operator import Shape, operator, replacing
+from splatexp.gaussians.edit import Edit
+from splatexp.gaussians.splats import Splats
+from splatexp.raster.backends import Reference
+from splatexp.testing.conformance import check
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 OF_PICTURES = {"image", "pursuit"}  # they have rows of the plane: see test_image_run and test_image_rate
@@ -106,7 +106,7 @@ class Turning(Strategy):
         return torch.arange(len(splats))[step % 7 :: 9]
 
     def edit(self, step, splats):
-        act = operate.prune if step % 8 == 7 else operate.clone
+        act = operators.prune if step % 8 == 7 else operators.clone
         return act(splats, self.rows(step, splats), Shape(), step, torch.Generator())
 
     def plan(self, step, splats, context=None):
@@ -124,7 +124,7 @@ class Meddling(Turning):
 
 class Overfull(Turning):
     def plan(self, step, splats, context=None):
-        yield operate.clone(splats, self.rows(step, splats), Shape(), step, torch.Generator())
+        yield operators.clone(splats, self.rows(step, splats), Shape(), step, torch.Generator())
 
 
 class Drawing(Turning):
@@ -271,7 +271,7 @@ def averaging(splats, rows, shape, step, generator):
 @operator(births=0, opacity="mcmc", dim=0.6)
 def doubling(splats, rows, shape, step, generator):
     """Relocated with the opacity of the row that is copied."""
-    return operate.relocate(splats, rows, Shape(opacity="revised"), step, generator)
+    return operators.relocate(splats, rows, Shape(opacity="revised"), step, generator)
 
 
 @pytest.mark.parametrize(
@@ -279,7 +279,7 @@ def doubling(splats, rows, shape, step, generator):
     [("merge", averaging, "merging"), ("relocate", doubling, "the integral along a line changed")],
 )
 def test_operators_that_lose_something_are_found(name, act, line, monkeypatch):
-    monkeypatch.setitem(operate.OPERATORS, name, act)
+    monkeypatch.setitem(operators.OPERATORS, name, act)
     rule = EVERYTHING["merged" if name == "merge" else "relocated"]
     with pytest.raises(AssertionError, match=line):
         check(Ruled(start=0, stop=0, only=rule))

@@ -5,8 +5,8 @@ import pytest
 import torch
 from scenes import tiny_scene
 
-from splatexp.data import still_life
-from splatexp.data.builtin import Builtin
+from splatexp.data.builtin import still_life
+from splatexp.data.builtin.dataset import Builtin
 
 SMALL = Builtin(size=16, train_views=3, test_views=2, points=60, samples=1)
 

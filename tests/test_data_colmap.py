@@ -12,7 +12,7 @@ from scenes import write_colmap
 
 from splatexp.data import detect
 from splatexp.data.colmap import Colmap
-from splatexp.data.sparse import read_model
+from splatexp.data.colmap_model import read_model
 
 
 def load(folder, **settings):

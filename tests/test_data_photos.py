@@ -8,11 +8,11 @@ import pytest
 import torch
 from PIL import ExifTags, Image
 
-from splatexp.config import build, compose
+from splatexp.cameras.similarity import pose_errors
+from splatexp.config.build import build, compose
+from splatexp.config.schema import Refused
 from splatexp.data import detect
 from splatexp.data.photos import Photos, orbit, photographs
-from splatexp.schema import Refused
-from splatexp.similarity import pose_errors
 
 
 def write(folder, names, size=(40, 30), **more):

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from splatexp.data import raytrace, still_life
-from splatexp.data.bodies import Body
-from splatexp.data.still_life import BODIES
+from splatexp.data.builtin import raytracer, still_life
+from splatexp.data.builtin.primitives import Body
+from splatexp.data.builtin.still_life import BODIES
 
 
 def rays(count=400, seed=0):
@@ -50,27 +50,27 @@ def test_rays_enter_a_body_where_marching_enters_it(kind):
 def test_skipping_bodies_changes_nothing(monkeypatch):
     _, directions = rays()
     origin = np.array([5.0, 0.4, 2.0], np.float32)
-    lamps = raytrace.lamp_directions(np.random.default_rng(1).uniform(-0.7, 0.7, (2, directions.shape[1])))
-    quick = raytrace.trace(origin, directions, lamps)
-    monkeypatch.setattr(raytrace, "_may_hit", lambda *_: True)
-    monkeypatch.setattr(raytrace, "_may_shadow", lambda *_: True)
-    for fast, full in zip(quick, raytrace.trace(origin, directions, lamps), strict=True):
+    lamps = raytracer.lamp_directions(np.random.default_rng(1).uniform(-0.7, 0.7, (2, directions.shape[1])))
+    quick = raytracer.trace(origin, directions, lamps)
+    monkeypatch.setattr(raytracer, "_may_hit", lambda *_: True)
+    monkeypatch.setattr(raytracer, "_may_shadow", lambda *_: True)
+    for fast, full in zip(quick, raytracer.trace(origin, directions, lamps), strict=True):
         np.testing.assert_array_equal(fast, full)
 
 
 def test_shadows_and_highlights():
     down = np.array([[0.0], [0.0], [-1.0]], np.float32)
-    lamp = raytrace.lamp_directions(np.zeros((2, 1)))
+    lamp = raytracer.lamp_directions(np.zeros((2, 1)))
     ball = np.array(BODIES[3].center)
-    lit, _ = raytrace.trace(np.array([1.4, 0.0, 0.05]), down, lamp)
+    lit, _ = raytracer.trace(np.array([1.4, 0.0, 0.05]), down, lamp)
     foot = ball - still_life.LAMP * (ball[2] / still_life.LAMP[2])  # the ball's shadow on the table
-    dark, distance = raytrace.trace(np.array([foot[0], foot[1], 0.05]), down, lamp)
+    dark, distance = raytracer.trace(np.array([foot[0], foot[1], 0.05]), down, lamp)
     assert distance[0] == pytest.approx(0.05, abs=1e-4) and dark.mean() < 0.7 * lit.mean()
     mirror = still_life.LAMP / 1
     top = ball + BODIES[3].size[0] * mirror
-    shine, _ = raytrace.trace(top + 3 * mirror, -mirror[:, None].astype(np.float32), lamp)
+    shine, _ = raytracer.trace(top + 3 * mirror, -mirror[:, None].astype(np.float32), lamp)
     side = np.cross(mirror, [0, 0, 1.0])
     aslant = mirror + 1.2 * side / np.linalg.norm(side)
     aslant = (aslant / np.linalg.norm(aslant)).astype(np.float32)
-    dull, _ = raytrace.trace(top + 3 * aslant, -aslant[:, None], lamp)
+    dull, _ = raytracer.trace(top + 3 * aslant, -aslant[:, None], lamp)
     assert (shine - dull).min() > 0.05  # the same place is brighter where the lamp is mirrored

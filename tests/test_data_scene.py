@@ -6,7 +6,7 @@ import pytest
 import torch
 from scenes import tiny_scene
 
-from splatexp.cameras import Camera
+from splatexp.cameras.pinhole import Camera
 from splatexp.data.scene import Scene, View, hold_out
 
 

@@ -4,14 +4,14 @@ import pytest
 import tiny
 import torch
 
-from splatexp.config import option
+from splatexp.config.build import option
 from splatexp.densify import Context, Fixed, Reset, Rule, Ruled
-from splatexp.densify.operate import clone_or_split
-from splatexp.densify.policy import due
-from splatexp.densify.score import evaluate
-from splatexp.densify.select import select
-from splatexp.raster import Reference
-from splatexp.splats import PARAMS, Edit, Overwrite
+from splatexp.densify.opacity_policy import due
+from splatexp.densify.operators import clone_or_split
+from splatexp.densify.scores import evaluate
+from splatexp.densify.selectors import select
+from splatexp.gaussians.splats import PARAMS, Edit, Overwrite
+from splatexp.raster.backends import Reference
 
 
 def strategy(**settings):
@@ -99,7 +99,7 @@ def test_small_rows_are_cloned_and_large_ones_split():
 
 
 def test_children_of_a_split_follow_their_parent():
-    from splatexp.densify.operate import Shape, split
+    from splatexp.densify.operators import Shape, split
 
     splats = tiny.splats(2)
     with torch.no_grad():

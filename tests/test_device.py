@@ -8,7 +8,7 @@ import pytest
 import torch
 from command import python
 
-from splatexp import devices
+from splatexp.system import devices
 
 backend = pytest.importorskip("torch.utils.backend_registration")
 

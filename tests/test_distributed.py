@@ -13,12 +13,13 @@ import torch
 from distributed_case import CAP, EVERY, PARTS, STEPS
 from distributed_case import rows as begun
 
-from splatexp import distributed
-from splatexp.config import build, compose, loader
+from splatexp.config.build import build, compose, loader
+from splatexp.config.schema import Refused
 from splatexp.densify import Fixed
-from splatexp.raster import Gsplat, Reference
-from splatexp.schema import Refused
-from splatexp.train import train
+from splatexp.raster.backends import Reference
+from splatexp.raster.gsplat import Gsplat
+from splatexp.run import distributed
+from splatexp.train.loop import train
 
 composer = cache(loader)
 CASE = Path(__file__).with_name("distributed_case.py")

@@ -12,11 +12,11 @@ import pytest
 from command import python
 
 import splatexp_kernels
-from splatexp import metrics
 from splatexp.doctor import __main__ as command
 from splatexp.doctor import child, installed, machine, software, training
 from splatexp.doctor.rows import BROKEN, MISSING, WORKS, Check, Row, examine, size
-from splatexp.raster import Auto
+from splatexp.evaluation import metrics
+from splatexp.raster.backends import Auto
 
 EXTRAS = sorted(metadata.metadata("splatexp").get_all("Provides-Extra") or [])
 NAMES = ["Python", "packages", *(f"extra {name}" for name in EXTRAS), "splatexp", "CPU kernels"]
@@ -307,7 +307,7 @@ def test_a_disk_that_takes_no_file(monkeypatch):
 
 
 def test_memory_that_is_too_little(monkeypatch):
-    from splatexp import memory
+    from splatexp.system import memory
 
     assert machine.memory(1)[0].state == WORKS
     monkeypatch.setattr(memory, "available", lambda: 2**28)

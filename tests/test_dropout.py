@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from splatexp.dropout import Dropout
+from splatexp.train.dropout import Dropout
 
 
 def test_share_rises_on_a_line():

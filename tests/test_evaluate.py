@@ -11,13 +11,15 @@ import torch
 from result_cases import Flat, scene, splats
 from rich.console import Console
 
-from splatexp import atomic, finished
-from splatexp import evaluate as module
+from splatexp.commands.evaluate import main
 from splatexp.data.colmap import Colmap
-from splatexp.evaluate import Evaluate, assess, evaluate, main, means, measure, read_result, summary
-from splatexp.export import save_ply
-from splatexp.metrics import metric_set, psnr, ssim
-from splatexp.rate import Rate
+from splatexp.evaluation import evaluate as module
+from splatexp.evaluation.evaluate import Evaluate, assess, evaluate, means, measure, read_result, summary
+from splatexp.evaluation.metrics import metric_set, psnr, ssim
+from splatexp.io import atomic
+from splatexp.io.ply import save_ply
+from splatexp.settings import arguments
+from splatexp.train.rate import Rate
 
 QUIET = Evaluate(renders=False, turntable=False)
 
@@ -125,7 +127,7 @@ def test_a_second_evaluation_keeps_the_times(tmp_path: Path, monkeypatch) -> Non
     known = {"train_seconds": 9.0, "wall_seconds": 9.5, "overrides": ["seed=1"]}
     evaluate(splats(), Flat(0.2), scene(), tmp_path, QUIET, **known)
     before = read_result(tmp_path)
-    monkeypatch.setattr(finished, "open_run", lambda folder: (_Run(), scene(), splats()))
+    monkeypatch.setattr(arguments, "open_run", lambda folder: (_Run(), scene(), splats()))
     words = ["evaluate", f"run={tmp_path}", "turntable=false", "renders=false", "lpips_weights=/nowhere"]
     monkeypatch.setattr("sys.argv", words)
     monkeypatch.setattr("warnings.formatwarning", None)  # restores it: the command sets its own
@@ -136,7 +138,7 @@ def test_a_second_evaluation_keeps_the_times(tmp_path: Path, monkeypatch) -> Non
     assert after["psnr"] != before["psnr"]
     assert after["left_out"]["lpips_alex"].startswith("no weights: /nowhere/alexnet")
     assert after["trained_with"] == {name: before[name] for name in module.ORIGIN}
-    monkeypatch.setattr(finished, "open_run", lambda folder: (_Run(), scene(width=35), splats()))
+    monkeypatch.setattr(arguments, "open_run", lambda folder: (_Run(), scene(width=35), splats()))
     with pytest.warns(UserWarning, match="the data are not those it was trained on"):
         main()
     assert read_result(tmp_path)["trained_with"] == after["trained_with"]

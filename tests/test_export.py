@@ -10,9 +10,9 @@ import torch
 from plyfile import PlyData, PlyElement
 from result_cases import splats as make
 
-from splatexp import atomic
-from splatexp.export import SH_C0, load_ply, save_ply, save_splat
-from splatexp.splats import PARAMS, Splats
+from splatexp.gaussians.splats import PARAMS, Splats
+from splatexp.io import atomic
+from splatexp.io.ply import SH_C0, load_ply, save_ply, save_splat
 
 
 @pytest.mark.parametrize("degree", range(5))

@@ -2,7 +2,7 @@ import pytest
 import tiny
 import torch
 
-from splatexp.geometry import FRUSTUM_MARGIN, footprint, quaternions, rotations
+from splatexp.gaussians.geometry import FRUSTUM_MARGIN, footprint, quaternions, rotations
 from splatexp_kernels import constants
 from splatexp_kernels.project.reference import project
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from gsi_cases import cases, header_of, layer_of
 
-from splatexp.image import fuzz, gsi, layer
-from splatexp.image.gsi import LimitError, Limits, bits_by_stream, dump, load
-from splatexp.image.symbols import PLACES, Quantizer, Symbols, place_counts
+from splatexp.image.codec import fuzz, gsi, streams
+from splatexp.image.codec.gsi import LimitError, Limits, bits_by_stream, dump, load
+from splatexp.image.codec.symbols import PLACES, Quantizer, Symbols, place_counts
 from splatexp_kernels.entropy import Decoder, Encoder, Models
 
 CASES = cases()
@@ -40,7 +40,9 @@ def test_framing_is_small():
     data = dump(header, layers)
     assert len(dump(header, [Symbols.none(3)])) <= 76
     assert len(data) - sum(sizes[0].values()) / 8 <= 76
-    assert set(sizes[0]) == {"counts", "place", *layer.STREAMS} - {"color"} | {f"color{i}" for i in range(3)}
+    assert set(sizes[0]) == {"counts", "place", *streams.STREAMS} - {"color"} | {
+        f"color{i}" for i in range(3)
+    }
 
 
 def test_numbers_cost_less_than_their_entropies():
@@ -62,9 +64,9 @@ def test_python_reads_what_cpp_writes():
     models, reading = Models("cpu"), Models("reference")
     for made in layers:
         encoder = Encoder(models)
-        layer.code(encoder, header, len(made), made.sorted())
+        streams.code(encoder, header, len(made), made.sorted())
         decoder = Decoder(reading, encoder.finish())
-        assert layer.code(decoder, header, len(made)) == made.sorted()
+        assert streams.code(decoder, header, len(made)) == made.sorted()
         decoder.finish()
 
 

@@ -10,10 +10,10 @@ import torch
 from command import python
 from gsi_cases import cases, header_of, layer_of
 
-from splatexp.image import decode as module
-from splatexp.image.decode import decode
-from splatexp.image.gsi import LimitError, Limits, dump, load
-from splatexp.image.symbols import Symbols, gaussians
+from splatexp.image.codec import decode as module
+from splatexp.image.codec.decode import decode
+from splatexp.image.codec.gsi import LimitError, Limits, dump, load
+from splatexp.image.codec.symbols import Symbols, gaussians
 from splatexp_kernels.blend2d import blend2d
 from splatexp_kernels.tiles import tiles
 
@@ -160,5 +160,7 @@ def test_there_are_twenty_files_of_old_at_least():
 
 def test_decoding_needs_no_torch(tmp_path):
     (tmp_path / "a.gsi").write_bytes(dump(*CASES["rgb"]))
-    code = "import sys; from splatexp.image.decode import decode; p = decode(open('a.gsi', 'rb').read()); "
+    code = (
+        "import sys; from splatexp.image.codec.decode import decode; p = decode(open('a.gsi', 'rb').read()); "
+    )
     python("-c", code + "assert p.shape == (32, 48, 3) and 'torch' not in sys.modules", cwd=tmp_path)

@@ -7,17 +7,18 @@ import tiny
 import torch
 from scenes import write_colmap
 
-from splatexp.config import build, compose
+from splatexp.cameras.rigid import composed, exp_map
+from splatexp.cameras.similarity import pose_errors
+from splatexp.commands.evaluate import again
+from splatexp.commands.render import render
+from splatexp.config.build import build, compose
 from splatexp.data.perturb import Perturb
-from splatexp.evaluate import Evaluate, again, assess, measure
-from splatexp.metrics import psnr
-from splatexp.motion import composed, exp_map
-from splatexp.pareto import GROWS
+from splatexp.evaluation.evaluate import Evaluate, assess, measure
+from splatexp.evaluation.metrics import psnr
 from splatexp.poses.heldout import aligned, carried
-from splatexp.raster import CPU
-from splatexp.render import render
-from splatexp.run import OBJECTIVES
-from splatexp.similarity import pose_errors
+from splatexp.raster.backends import CPU
+from splatexp.run.run import OBJECTIVES
+from splatexp.sweep.pareto import GROWS
 
 TURN = torch.tensor([[0.02, -0.03, 0.01, 0, 0, 0]])
 
@@ -132,7 +133,7 @@ def test_a_run_leaves_its_cameras_and_is_measured_again(tmp_path, capsys):
     folder = tmp_path / "run"
     cfg = compose(words)
     run = build(cfg)
-    from splatexp.config import save
+    from splatexp.config.build import save
 
     save(cfg, folder, words)
     told = run(folder, words)

@@ -10,7 +10,7 @@ from command import python
 
 import splatexp
 import splatexp_kernels
-from splatexp.config import conf_dir
+from splatexp.config.build import conf_dir
 
 PACKAGE, KERNELS = Path(splatexp.__file__).parent, Path(splatexp_kernels.__file__).parent
 HYDRA = {
@@ -198,7 +198,8 @@ def test_nothing_is_left_to_do():
 
 
 def test_heavy_packages_are_imported_where_they_are_used(tmp_path):
-    code = "import sys; from splatexp.options import options; from splatexp.run import Run; options(); "
+    code = "import sys; from splatexp.config.registry import options; "
+    code += "from splatexp.run.run import Run; options(); "
     code += f"print([name for name in {HEAVY} if name in sys.modules])"
     assert python("-c", code, cwd=tmp_path).stdout.strip() == "[]"
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from splatexp.image import pictures, tasks
-from splatexp.image.batch import Pair, each
+from splatexp.image import tasks
+from splatexp.image.files import Pair, each
+from splatexp.io import image_file
 
 COMMAND = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
 COMMAND += "from splatexp.image.__main__ import main; raise SystemExit(main())"
@@ -93,7 +94,7 @@ def test_more_threads_than_any_machine_has_are_refused():
 
 def test_an_interruption_of_a_folder_ends_all_and_leaves_nothing(tmp_path):
     for name in "abc":
-        pictures.write(tmp_path / "photos" / f"{name}.png", np.random.default_rng(0).random((40, 40, 3)))
+        image_file.write(tmp_path / "photos" / f"{name}.png", np.random.default_rng(0).random((40, 40, 3)))
     words = ["encode", "photos", "new", "bpp=1", "steps=1000000", "jobs=2"]
     settings = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     process = subprocess.Popen(

@@ -9,21 +9,22 @@ import numpy as np
 import pytest
 import simulated_codec
 
-from splatexp.image import bench, coders, fidelity, fresh, pictures, report
-from splatexp.image.bdrate import at_rate
+from splatexp.image.bench import bench, codecs, fidelity, isolated_decode, report
+from splatexp.image.bench.bdrate import at_rate
+from splatexp.io import image_file
 
 
 @pytest.fixture
 def order(tmp_path, monkeypatch):
     """Two pictures to be compared by two codecs, in few points."""
     simulated_codec.install(monkeypatch)
-    monkeypatch.setitem(coders.CODERS, "jpeg", replace(coders.CODERS["jpeg"], qualities=(3, 30, 80)))
+    monkeypatch.setitem(codecs.CODERS, "jpeg", replace(codecs.CODERS["jpeg"], qualities=(3, 30, 80)))
     monkeypatch.setattr(bench, "COLD", 1)
     rng = np.random.default_rng(0)
     for name in "ab":
         y, x = np.mgrid[:180, :190]
         smooth = np.stack([np.sin(x / 9), np.cos(y / 7), np.sin((x + y) / 11)], -1) / 2.5 + 0.5
-        pictures.write(tmp_path / "photos" / f"{name}.png", smooth + rng.normal(0, 0.02, smooth.shape))
+        image_file.write(tmp_path / "photos" / f"{name}.png", smooth + rng.normal(0, 0.02, smooth.shape))
     (tmp_path / "photos" / "notes.txt").write_text("no picture")
     folder, out = str(tmp_path / "photos"), str(tmp_path / "out")
     return lambda **more: bench.Order(
@@ -50,9 +51,9 @@ def test_a_bench_from_files_to_page(order, said, tmp_path):
         assert int(row["bytes"]) == path.stat().st_size
         assert float(row["bpp"]) == pytest.approx(8 * path.stat().st_size / (180 * 190))
         assert float(row["encode_seconds"]) > 0 and float(row["decode_seconds"]) > 0
-    truth = pictures.read(tmp_path / "photos" / "a.png").integers()
+    truth = image_file.read(tmp_path / "photos" / "a.png").integers()
     row = next(row for row in rows if row["codec"] == "jpeg" and row["image"] == "a")
-    image = pictures.read(tmp_path / "out" / row["file"]).integers()
+    image = image_file.read(tmp_path / "out" / row["file"]).integers()
     assert float(row["psnr"]) == pytest.approx(fidelity.psnr(image, truth))
     assert float(row["ms_ssim"]) == pytest.approx(fidelity.ms_ssim(image, truth))
     found = json.loads((tmp_path / "out" / "results.json").read_text())
@@ -80,7 +81,7 @@ def test_what_is_there_is_not_made_again(order, said, monkeypatch, tmp_path):
     made.clear()
     bench.bench(order(codecs="gsi", bpp="1", reuse=True), say)
     assert not made
-    pictures.write(tmp_path / "photos" / "a.png", np.zeros((180, 190, 3)))
+    image_file.write(tmp_path / "photos" / "a.png", np.zeros((180, 190, 3)))
     bench.bench(order(codecs="gsi", bpp="1", reuse=True), say)
     assert [row["image"] for row in made] == ["a"]
 
@@ -91,7 +92,7 @@ def test_a_bench_that_was_interrupted_keeps_what_was_encoded(order, monkeypatch,
     def interrupted(pairs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(fresh, "judged", interrupted)
+    monkeypatch.setattr(isolated_decode, "judged", interrupted)
     with pytest.raises(KeyboardInterrupt):
         bench.bench(few, lambda *line: None)
     rows = [json.loads(path.read_text()) for path in (tmp_path / "out" / "rows").iterdir()]
@@ -104,7 +105,7 @@ def test_a_bench_that_was_interrupted_keeps_what_was_encoded(order, monkeypatch,
 
 
 def test_what_a_codec_cannot_hold_is_left_out_and_said(order, said, tmp_path):
-    pictures.write(tmp_path / "photos" / "deep.png", np.zeros((20, 20, 3)), 16)
+    image_file.write(tmp_path / "photos" / "deep.png", np.zeros((20, 20, 3)), 16)
     few = order(codecs="jpeg", bpp="", only="a,deep")
     _, failed = bench.bench(few, lambda *line: said.append(line))
     assert failed == len(few.settings("jpeg"))
@@ -149,20 +150,20 @@ def test_a_decoding_process_that_is_killed_is_one_line(monkeypatch, tmp_path):
     (tmp_path / "killed").write_text("#!/bin/sh\nkill -KILL $$\n")
     (tmp_path / "killed").chmod(0o755)
     with pytest.raises(OSError, match="the decoding process was killed by SIGKILL$"):
-        list(fresh.judged([(tmp_path / "a.gsi", tmp_path / "a.png")]))
+        list(isolated_decode.judged([(tmp_path / "a.gsi", tmp_path / "a.png")]))
 
 
 def test_the_decoding_process_answers_for_each_file(tmp_path):
-    pictures.write(tmp_path / "a.png", np.full((8, 8, 3), 0.5))
+    image_file.write(tmp_path / "a.png", np.full((8, 8, 3), 0.5))
     (tmp_path / "broken.gsi").write_bytes(b"nothing")
     answers = list(
-        fresh.judged(
+        isolated_decode.judged(
             [(tmp_path / "a.png", tmp_path / "a.png"), (tmp_path / "broken.gsi", tmp_path / "a.png")]
         )
     )
     assert answers[0]["psnr"] == 100 and answers[0]["ms_ssim"] is None
     assert "not a .gsi file" in answers[1]["error"]
-    assert list(fresh.judged([])) == []
+    assert list(isolated_decode.judged([])) == []
 
 
 def rows(codec: str, image: str, points) -> list[dict]:

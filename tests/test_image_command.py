@@ -10,8 +10,10 @@ import pytest
 import simulated_codec
 from command import python
 
-from splatexp.image import __main__, describe, gsi, page, pictures, symbols
-from splatexp.image.fuzz import header_of, layer_of
+from splatexp.image import __main__, viewer
+from splatexp.image.codec import describe, gsi, symbols
+from splatexp.image.codec.fuzz import header_of, layer_of
+from splatexp.io import image_file
 
 
 @pytest.fixture
@@ -35,8 +37,8 @@ def photos(tmp_path):
     folder = tmp_path / "photos"
     y, x = np.mgrid[:24, :40] / 8
     smooth = np.stack([np.sin(x), np.cos(y), np.sin(x + y)], -1) / 2.5 + 0.5
-    pictures.write(folder / "a.png", smooth)
-    pictures.write(folder / "b.png", smooth[..., :1], 16)
+    image_file.write(folder / "a.png", smooth)
+    image_file.write(folder / "b.png", smooth[..., :1], 16)
     (folder / "c.png").write_text("no picture")
     (folder / "notes.txt").write_text("no picture at all")
     return folder
@@ -47,10 +49,10 @@ def test_there_and_back(image, photos, tmp_path):
     assert status == 0 and not err
     assert "photos/a.png -> a.gsi" in out and f"{(tmp_path / 'a.gsi').stat().st_size:,} bytes" in out
     assert image("decode", "a.gsi", "a.png")[0] == 0
-    found, truth = pictures.read("a.png"), pictures.read("photos/a.png")
+    found, truth = image_file.read("a.png"), image_file.read("photos/a.png")
     assert found.bits == 8 and np.abs(found.pixels - truth.pixels).mean() < 0.05
     assert image("decode", "a.gsi", "b.png", "scale=2", "crop=10,6,50,30", "layers=1")[0] == 0
-    assert pictures.read("b.png").pixels.shape == (30, 50, 3)
+    assert image_file.read("b.png").pixels.shape == (30, 50, 3)
     before = (tmp_path / "a.png").read_bytes()
     status, out, err = image("decode", "a.gsi", "layers=1")  # beside it, where the original may lie
     assert (status, out) == (2, "") and (tmp_path / "a.png").read_bytes() == before
@@ -87,7 +89,7 @@ def test_a_folder_with_a_picture_that_is_none(image, photos, tmp_path):
     assert image("encode", "photos/a.png", "photos/b.png", "new/", "missing=true")[:2] == (0, "")
     assert (tmp_path / "new/a.gsi").stat().st_mtime_ns == before
     assert image("decode", "new", "back", "suffix=.png")[0] == 0
-    assert pictures.read("back/b.png").bits == 16
+    assert image_file.read("back/b.png").bits == 16
     status, out, err = image("decode", "new", "back", "suffix=.jpg")
     assert status == 1 and "16 bits can be written as .png alone" in err and "back/a.jpg" in out
 
@@ -188,7 +190,7 @@ def test_a_name_that_is_no_text_is_written_and_said(image, photos, tmp_path):
 
 def test_the_page_shows_what_the_decoder_draws(image, photos, tmp_path):
     image("encode", "photos/a.png", "a.gsi", "levels=2")
-    with page.serving(tmp_path / "a.gsi", truth=str(photos / "a.png")) as address:
+    with viewer.serving(tmp_path / "a.gsi", truth=str(photos / "a.png")) as address:
 
         def get(path: str) -> bytes:
             with urllib.request.urlopen(address + path, timeout=20) as answer:
@@ -199,9 +201,9 @@ def test_the_page_shows_what_the_decoder_draws(image, photos, tmp_path):
         assert b"<canvas" in get("/")
         (tmp_path / "drawn.png").write_bytes(get("/drawn?x=8&y=4&width=50&height=40&scale=2.5&layers=1"))
         image("decode", "a.gsi", "b.png", "scale=2.5", "crop=8,4,50,40", "layers=1")
-        assert np.array_equal(pictures.read("drawn.png").pixels, pictures.read("b.png").pixels)
+        assert np.array_equal(image_file.read("drawn.png").pixels, image_file.read("b.png").pixels)
         (tmp_path / "truth.png").write_bytes(get("/original"))
-        assert np.array_equal(pictures.read("truth.png").pixels, pictures.read("photos/a.png").pixels)
+        assert np.array_equal(image_file.read("truth.png").pixels, image_file.read("photos/a.png").pixels)
         rows = np.frombuffer(get("/outlines"), "<f4").reshape(-1, 6)
         assert len(rows) == sum(about["layers"])
         for path, status in (
@@ -212,19 +214,19 @@ def test_the_page_shows_what_the_decoder_draws(image, photos, tmp_path):
                 get(path)
             assert error.value.code == status
             error.value.close()
-        with page.serving(tmp_path / "a.gsi") as other:  # the next port
+        with viewer.serving(tmp_path / "a.gsi") as other:  # the next port
             assert other != address
     assert not [thread for thread in threading.enumerate() if thread.daemon and "serve" in thread.name]
     with pytest.raises(ValueError, match="truth: expected 40 x 24"):
-        pictures.write(tmp_path / "small.png", np.zeros((2, 2, 3)))
-        page.Shown(tmp_path / "a.gsi", tmp_path / "small.png")
+        image_file.write(tmp_path / "small.png", np.zeros((2, 2, 3)))
+        viewer.Shown(tmp_path / "a.gsi", tmp_path / "small.png")
 
 
 def test_outlines_are_the_ellipses_of_the_covariances(tmp_path):
     header = header_of()
     layer = layer_of(header, 40, log2=(-1, 3), shear=3)
     (tmp_path / "a.gsi").write_bytes(gsi.dump(header, [layer]))
-    rows = np.frombuffer(page.Shown(tmp_path / "a.gsi").outlines, "<f4").reshape(-1, 6).astype(float)
+    rows = np.frombuffer(viewer.Shown(tmp_path / "a.gsi").outlines, "<f4").reshape(-1, 6).astype(float)
     drawn = symbols.gaussians(header, gsi.load((tmp_path / "a.gsi").read_bytes()).layers[0])
     cos, sin = np.cos(rows[:, 4]), np.sin(rows[:, 4])
     turn = np.stack([np.stack([cos, -sin], -1), np.stack([sin, cos], -1)], -2)

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from splatexp.image.covariance import FORMS, Covariance, conics
+from splatexp.gaussians.covariance import FORMS, Covariance, conics
 from splatexp_kernels.blend2d import blend2d
 from splatexp_kernels.constants import ALPHA_MIN
 from splatexp_kernels.tiles import tiles

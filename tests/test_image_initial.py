@@ -3,11 +3,11 @@ import math
 import pytest
 import torch
 
-from splatexp.image import density
-from splatexp.image.covariance import conics
-from splatexp.image.initial import KINDS, Start
-from splatexp.image.solve import Blend
-from splatexp.seeds import generator
+from splatexp.gaussians.covariance import conics
+from splatexp.image.fit import density
+from splatexp.image.fit.initial import KINDS, Start
+from splatexp.image.fit.solve import Blend
+from splatexp.system.rng import generator
 
 torch.set_num_threads(1)
 

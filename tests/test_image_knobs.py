@@ -9,18 +9,18 @@ import pytest
 import tiny  # noqa: F401  one thread
 import torch
 
-from splatexp.config import build, compose
+from splatexp.config.build import build, compose
 from splatexp.densify import Fixed, Rule, Ruled
-from splatexp.densify.policy import Reset
-from splatexp.dropout import Dropout
-from splatexp.image.model import PlaneModel
-from splatexp.image.optimizer import PlaneAdam, PlanePace
+from splatexp.densify.opacity_policy import Reset
+from splatexp.image.fit.model import PlaneModel
+from splatexp.image.fit.optimizer import PlaneAdam, PlanePace
 from splatexp.importance import NONE
-from splatexp.losses import Loss
-from splatexp.raster import Plane
-from splatexp.schedules import Curve
-from splatexp.smoothing import Smoothing
-from splatexp.train import train
+from splatexp.losses.photometric import Loss
+from splatexp.raster.plane import Plane
+from splatexp.schedules.curve import Curve
+from splatexp.train.dropout import Dropout
+from splatexp.train.loop import train
+from splatexp.train.smoothing import Smoothing
 
 STEPS = 16
 PARTS = {"model": PlaneModel(count=30), "raster": Plane(backend="cpu"), "optimizer": PlaneAdam()}

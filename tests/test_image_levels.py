@@ -3,13 +3,13 @@ import math
 import pytest
 import torch
 
-from splatexp.data.image import camera_of, scene_of
-from splatexp.image.initial import Start
-from splatexp.image.levels import Sequential
-from splatexp.image.pictures import Picture
-from splatexp.image.plane import LAYER, Plane
-from splatexp.image.prefixes import measured
-from splatexp.image.rate import dumped
+from splatexp.data.single_image import camera_of, scene_of
+from splatexp.gaussians.plane import LAYER, Plane
+from splatexp.image.fit.baselines.sequential_layers import Sequential
+from splatexp.image.fit.initial import Start
+from splatexp.image.fit.prefixes import measured
+from splatexp.image.fit.rate import dumped
+from splatexp.io.image_file import Picture
 from splatexp.raster.plane import Plane as Drawing
 
 torch.set_num_threads(1)

@@ -5,11 +5,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from splatexp.image import lessons, teach
-from splatexp.image.covariance import Covariance, rotation_scale
-from splatexp.image.initial import Start
-from splatexp.image.network import SHIPPED, Net, covariances, loaded, logarithms, predicted, save, seen
-from splatexp.seeds import generator
+from splatexp.gaussians.covariance import Covariance, rotation_scale
+from splatexp.image.fit import network_data, train_network
+from splatexp.image.fit.initial import Start
+from splatexp.image.fit.network import SHIPPED, Net, covariances, loaded, logarithms, predicted, save, seen
+from splatexp.system.rng import generator
 
 torch.set_num_threads(1)
 
@@ -46,19 +46,19 @@ def test_the_shipped_network_takes_pictures_of_any_kind(height, width, channels)
 def test_the_shipped_network_is_small_and_knows_where_detail_is():
     assert SHIPPED.stat().st_size < 1_000_000
     assert sum(p.numel() for p in Net().parameters()) < 200_000
-    held = list(lessons.lessons(4, 64, 60, 12345, []))
-    gain, nothing = teach.tested(loaded(), held), teach.tested(Net(), held)
+    held = list(network_data.lessons(4, 64, 60, 12345, []))
+    gain, nothing = train_network.tested(loaded(), held), train_network.tested(Net(), held)
     assert nothing == pytest.approx(0, abs=1e-4) and gain > 0.2
 
 
 def test_a_lesson_is_a_fit():
-    picture = lessons.made(48, generator("made"))
+    picture = network_data.made(48, generator("made"))
     assert picture.shape == (48, 48, 3) and 0 <= float(picture.min()) and float(picture.max()) <= 1
     assert float(picture.std()) > 0.05
-    means, covariance = lessons.fitted(picture, 60, 40, generator("fit"))
+    means, covariance = network_data.fitted(picture, 60, 40, generator("fit"))
     assert 40 <= len(means) <= 60 and (covariance.det > 0).all()
     assert ((means >= 0) & (means < 48)).all()
-    (lesson,) = lessons.lessons(1, 32, 10, 0, [torch.rand(40, 50, 3, generator=generator("p"))])
+    (lesson,) = network_data.lessons(1, 32, 10, 0, [torch.rand(40, 50, 3, generator=generator("p"))])
     assert lesson.picture.shape == (32, 32, 3) and len(lesson.logs) == len(lesson.means)
 
 
@@ -77,10 +77,10 @@ def test_turned_lessons_stay_true():
     means = torch.tensor([[10.0, 14.0]])
     assert conic.isfinite().all()
     image = look(means[0], Covariance(*(part[0] for part in shape)))[..., None].expand(-1, -1, 3)
-    lesson = lessons.Lesson(image, 4.0, means, logarithms(shape, 4.0))
+    lesson = network_data.Lesson(image, 4.0, means, logarithms(shape, 4.0))
     different = set()
     for seed in range(12):
-        other = teach._turned(lesson, generator("turn", seed))
+        other = train_network._turned(lesson, generator("turn", seed))
         cov = covariances(other.logs[0], 4.0)
         expected = look(other.means[0], cov)
         shown = other.picture[..., 0]
@@ -94,7 +94,7 @@ def test_teaching_writes_a_network_that_can_be_used(tmp_path, capsys, monkeypatc
     path = tmp_path / "net.safetensors"
     words = [f"out={path}", "lessons=3", "size=32", "fit_steps=8", "steps=3"]
     monkeypatch.setattr(sys, "argv", ["teach", *words])
-    assert teach.main() == 0
+    assert train_network.main() == 0
     assert "no photograph" in capsys.readouterr().out
     rows = Start("network", path=str(path))(torch.rand(30, 20, 3), 25)
     assert len(rows.means) == 25
@@ -111,7 +111,7 @@ def test_teaching_writes_a_network_that_can_be_used(tmp_path, capsys, monkeypatc
 )
 def test_teaching_refuses_in_one_line(words, message, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["teach", "threads=1", *words])
-    assert teach.main() == 2
+    assert train_network.main() == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
 

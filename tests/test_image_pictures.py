@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageOps
 
-from splatexp.image import pictures, png
+from splatexp.io import image_file, png16
 
 RNG = np.random.default_rng(0)
 
@@ -26,8 +26,8 @@ def values(channels: int, bits: int, height: int = 13, width: int = 9) -> np.nda
 @pytest.mark.parametrize("size", [(1, 1), (13, 9), (3, 70)])
 def test_png_keeps_every_bit(tmp_path, channels, bits, size):
     given = values(channels, bits, *size) if size != (1, 1) else values(channels, bits)[:1, :1]
-    pictures.write(tmp_path / "a.png", given, bits)
-    picture = pictures.read(tmp_path / "a.png")
+    image_file.write(tmp_path / "a.png", given, bits)
+    picture = image_file.read(tmp_path / "a.png")
     assert (picture.bits, picture.channels, picture.name) == (bits, channels, "a.png")
     assert (picture.height, picture.width) == size
     assert picture.pixels.dtype == np.float32 and picture.pixels.flags["C_CONTIGUOUS"]
@@ -39,13 +39,13 @@ def test_16_bit_lines_of_every_filter(kind):
     """A file is made line by line with one filter, and read back; so an encoder's choice hides nothing."""
     given = values(3, 16)
     now = given.astype(">u2").view(np.uint8).reshape(len(given), -1).astype(int)
-    left, up, corner = (png._shifted(now, *by) for by in ((0, 6), (1, 0), (1, 6)))
-    guess = [0 * now, left, up, (left + up) // 2, png._paeth(left, up, corner)][kind]
+    left, up, corner = (png16._shifted(now, *by) for by in ((0, 6), (1, 0), (1, 6)))
+    guess = [0 * now, left, up, (left + up) // 2, png16._paeth(left, up, corner)][kind]
     lines = b"".join(bytes([kind]) + line.astype(np.uint8).tobytes() for line in now - guess)
     header = struct.pack(">IIBBBBB", 9, 13, 16, 2, 0, 0, 0)
     parts = ((b"IHDR", header), (b"tEXt", b"a\0b"), (b"IDAT", zlib.compress(lines)), (b"IEND", b""))
-    data = png.SIGNATURE + b"".join(png._chunk(*part) for part in parts)
-    assert np.array_equal(png.decode(data), given)
+    data = png16.SIGNATURE + b"".join(png16._chunk(*part) for part in parts)
+    assert np.array_equal(png16.decode(data), given)
     with Image.open(io.BytesIO(data)) as other:  # Pillow agrees on the upper halves
         assert np.array_equal(np.asarray(other), given >> 8)
 
@@ -53,45 +53,45 @@ def test_16_bit_lines_of_every_filter(kind):
 def test_16_bits_interlaced_and_a_transparent_colour():
     given = values(3, 16)
     lines = b""
-    for col, row, right, down in png.PASSES:
+    for col, row, right, down in png16.PASSES:
         for line in given[row::down, col::right].astype(">u2"):
             lines += b"\0" * bool(line.size) + line.tobytes()
     header = struct.pack(">IIBBBBB", 9, 13, 16, 2, 0, 0, 1)
     clear = given[4, 5].astype(">u2").tobytes()
     parts = ((b"IHDR", header), (b"tRNS", clear), (b"IDAT", zlib.compress(lines)), (b"IEND", b""))
-    found = png.decode(png.SIGNATURE + b"".join(png._chunk(*part) for part in parts))
+    found = png16.decode(png16.SIGNATURE + b"".join(png16._chunk(*part) for part in parts))
     assert np.array_equal(found[..., :3], given)
     assert found[4, 5, 3] == 0 and (found[..., 3] == 65535).sum() == 13 * 9 - 1
 
 
 def test_a_16_bit_png_that_is_broken_or_cut_off(tmp_path):
-    data = png.encode(values(3, 16))
+    data = png16.encode(values(3, 16))
     for wrong in (data[:40], data[:-20], data[:60] + bytes([data[60] ^ 255]) + data[61:], data[:100]):
         (tmp_path / "a.png").write_bytes(wrong)
         with pytest.raises(ValueError, match="a.png: cannot read the picture"):
-            pictures.read(tmp_path / "a.png")
+            image_file.read(tmp_path / "a.png")
 
 
 @pytest.mark.parametrize("kind", ["png", "tif", "jpg"])
 @pytest.mark.parametrize("turn", range(1, 9))
 def test_orientation(tmp_path, turn, kind):
     exif = Image.Exif()
-    exif[pictures.ORIENTATION] = turn
+    exif[image_file.ORIENTATION] = turn
     Image.fromarray(np.kron(values(3, 8), np.ones((8, 8, 1), np.uint8))).save(
         tmp_path / f"a.{kind}", exif=exif
     )
     with Image.open(tmp_path / f"a.{kind}") as file:
         wanted = np.asarray(ImageOps.exif_transpose(file))
-    assert np.array_equal(pictures.read(tmp_path / f"a.{kind}").integers(), wanted)
+    assert np.array_equal(image_file.read(tmp_path / f"a.{kind}").integers(), wanted)
 
 
 def test_orientation_at_16_bits(tmp_path):
     given, exif = values(3, 16), Image.Exif()
-    exif[pictures.ORIENTATION] = 6
-    data = png.encode(given)
+    exif[image_file.ORIENTATION] = 6
+    data = png16.encode(given)
     at = data.index(b"IDAT") - 4
-    (tmp_path / "a.png").write_bytes(data[:at] + png._chunk(b"eXIf", exif.tobytes()[6:]) + data[at:])
-    assert np.array_equal(pictures.read(tmp_path / "a.png").integers(), np.rot90(given, -1))
+    (tmp_path / "a.png").write_bytes(data[:at] + png16._chunk(b"eXIf", exif.tobytes()[6:]) + data[at:])
+    assert np.array_equal(image_file.read(tmp_path / "a.png").integers(), np.rot90(given, -1))
 
 
 @pytest.mark.parametrize("mode, channels", [("1", 1), ("P", 3), ("L", 1), ("LA", 2), ("RGBA", 4), ("PA", 4)])
@@ -100,7 +100,7 @@ def test_modes(tmp_path, mode, channels):
     image = image.convert(mode)
     name = tmp_path / ("a.tif" if mode == "PA" else "a.png")
     image.save(name)
-    found = pictures.read(name)
+    found = image_file.read(name)
     if mode == "PA":  # there is no file that keeps it
         assert found.channels in (2, 4)
         return
@@ -112,7 +112,7 @@ def test_modes(tmp_path, mode, channels):
 def test_a_palette_with_a_transparent_colour(tmp_path):
     image = Image.fromarray(values(3, 8)).convert("P")
     image.save(tmp_path / "a.png", transparency=int(np.asarray(image)[3, 3]))
-    found = pictures.read(tmp_path / "a.png").integers()
+    found = image_file.read(tmp_path / "a.png").integers()
     assert found.shape == (13, 9, 4) and found[3, 3, 3] == 0 and found[..., 3].max() == 255
 
 
@@ -121,7 +121,7 @@ def test_grey_of_16_bits_from_tiff_and_pgm(tmp_path):
     Image.fromarray(given).save(tmp_path / "a.tif")
     (tmp_path / "a.pgm").write_bytes(b"P5 9 13 65535 " + given.astype(">u2").tobytes())
     for name in ("a.tif", "a.pgm"):
-        found = pictures.read(tmp_path / name)
+        found = image_file.read(tmp_path / name)
         assert found.bits == 16 and np.array_equal(found.integers()[..., 0], given)
 
 
@@ -135,18 +135,18 @@ def wide_profile() -> bytes:
 def test_a_profile_is_converted_to_srgb(tmp_path, channels):
     given = values(channels, 8)
     Image.fromarray(given).save(tmp_path / "a.png", icc_profile=wide_profile())
-    found = pictures.read(tmp_path / "a.png").integers()
+    found = image_file.read(tmp_path / "a.png").integers()
     assert np.abs(found[..., :3].astype(int) - given[..., [1, 0, 2]]).max() <= 1
     assert np.array_equal(found[..., 3:], given[..., 3:])
     same = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     Image.fromarray(given).save(tmp_path / "b.png", icc_profile=same)
-    assert np.array_equal(pictures.read(tmp_path / "b.png").integers(), given)  # not a level is lost
+    assert np.array_equal(image_file.read(tmp_path / "b.png").integers(), given)  # not a level is lost
 
 
 def test_what_is_refused_and_why(tmp_path):
     def refused(name: str, why: str) -> None:
         with pytest.raises(ValueError, match=why) as error:
-            pictures.read(tmp_path / name)
+            image_file.read(tmp_path / name)
         assert name in str(error.value) and "\n" not in str(error.value)
 
     image = Image.fromarray(values(3, 8))
@@ -164,10 +164,10 @@ def test_what_is_refused_and_why(tmp_path):
     refused("of_grey.png", "ICC profile cannot be used for RGB")
     (tmp_path / "deep.ppm").write_bytes(b"P6 2 2 65535 " + bytes(24))
     refused("deep.ppm", "read from PNG alone")
-    data = png.encode(values(3, 16))
+    data = png16.encode(values(3, 16))
     at = data.index(b"IDAT") - 4
     packed = b"x\0\0" + zlib.compress(wide_profile())
-    (tmp_path / "p16.png").write_bytes(data[:at] + png._chunk(b"iCCP", packed) + data[at:])
+    (tmp_path / "p16.png").write_bytes(data[:at] + png16._chunk(b"iCCP", packed) + data[at:])
     refused("p16.png", "at 16 bits is not supported")
     (tmp_path / "text.png").write_text("not a picture")
     refused("text.png", "of no kind that is known")
@@ -175,15 +175,15 @@ def test_what_is_refused_and_why(tmp_path):
     (tmp_path / "cut.jpg").write_bytes((tmp_path / "cut.jpg").read_bytes()[:900])
     refused("cut.jpg", "cannot read the picture")
     with pytest.raises(FileNotFoundError, match="no such picture"):
-        pictures.read(tmp_path / "none.png")
+        image_file.read(tmp_path / "none.png")
 
 
 def test_writing(tmp_path):
     given = values(4, 8, 32, 32)
-    pictures.write(tmp_path / "new" / "a.webp", given)
-    assert np.array_equal(pictures.read(tmp_path / "new" / "a.webp").integers()[..., 3], given[..., 3])
-    pictures.write(tmp_path / "b.png", np.array([[[-1.0], [0.5], [0.501], [2.0]]], np.float32))
-    assert pictures.read(tmp_path / "b.png").integers().ravel().tolist() == [0, 128, 128, 255]
+    image_file.write(tmp_path / "new" / "a.webp", given)
+    assert np.array_equal(image_file.read(tmp_path / "new" / "a.webp").integers()[..., 3], given[..., 3])
+    image_file.write(tmp_path / "b.png", np.array([[[-1.0], [0.5], [0.501], [2.0]]], np.float32))
+    assert image_file.read(tmp_path / "b.png").integers().ravel().tolist() == [0, 128, 128, 255]
     before = (tmp_path / "b.png").read_bytes()
     for name, wrong, bits, why in (
         ("a.jpg", given, 8, "RGB, |RGBA cannot be written as .jpg"),
@@ -193,6 +193,6 @@ def test_writing(tmp_path):
         ("b.png", given[..., 0], 8, "expected"),
     ):
         with pytest.raises(ValueError, match=why):
-            pictures.write(tmp_path / name, wrong, bits)
+            image_file.write(tmp_path / name, wrong, bits)
     assert (tmp_path / "b.png").read_bytes() == before
     assert {path.name for path in tmp_path.iterdir()} == {"new", "b.png"}

@@ -5,15 +5,15 @@ import pytest
 import tiny  # noqa: F401  one thread
 import torch
 
-from splatexp.data.image import camera_of
+from splatexp.data.single_image import camera_of
 from splatexp.densify import Context, Rule, Ruled
 from splatexp.densify.births import residual
-from splatexp.image.covariance import FORMS
-from splatexp.image.optimizer import PlaneAdam
-from splatexp.image.plane import LAYER, OPACITY, Drawn, Plane
+from splatexp.gaussians.covariance import FORMS
+from splatexp.gaussians.plane import LAYER, OPACITY, Drawn, Plane
+from splatexp.gaussians.splats import Edit, Splats
+from splatexp.image.fit.optimizer import PlaneAdam
 from splatexp.raster.plane import Plane as Raster
-from splatexp.splats import Edit, Splats
-from splatexp.state import State
+from splatexp.run.state import State
 
 BEHIND = torch.tensor([[0.2, 0.4, 0.6]])
 

@@ -5,21 +5,29 @@ import numpy as np
 import pytest
 import torch
 
-from splatexp.config import build, compose
-from splatexp.data.image import camera_of, scene_of
-from splatexp.image import gsi, symbols
-from splatexp.image.covariance import FORMS
-from splatexp.image.decode import decode
+from splatexp.config.build import build, compose
+from splatexp.data.single_image import camera_of, scene_of
+from splatexp.densify.pursuit import pursue
+from splatexp.gaussians.covariance import FORMS
+from splatexp.gaussians.plane import LAYER, Plane
+from splatexp.image.codec import gsi, symbols
+from splatexp.image.codec.decode import decode
+from splatexp.image.codec.gsi import Limits
 from splatexp.image.encode import encode
-from splatexp.image.gsi import Limits
-from splatexp.image.initial import Start
-from splatexp.image.pictures import Picture
-from splatexp.image.plane import LAYER, Plane
-from splatexp.image.prefixes import framing, layers_of
-from splatexp.image.pursuit import pursue
-from splatexp.image.quantize import Size, cell_shift, coded, coded_colors, header, picture_colors, price_of
-from splatexp.image.quantize import symbols as symbols_of
-from splatexp.image.rate import Scalar
+from splatexp.image.fit.initial import Start
+from splatexp.image.fit.prefixes import framing, layers_of
+from splatexp.image.fit.quantize import (
+    Size,
+    cell_shift,
+    coded,
+    coded_colors,
+    header,
+    picture_colors,
+    price_of,
+)
+from splatexp.image.fit.quantize import symbols as symbols_of
+from splatexp.image.fit.rate import Scalar
+from splatexp.io.image_file import Picture
 from splatexp.raster.plane import Plane as Drawing
 
 torch.set_num_threads(1)
@@ -250,11 +258,11 @@ def test_what_decoders_refuse_is_not_begun(monkeypatch):
     scene = scene_of(picture())
     height, width, channels = scene.train[0].values.shape
     Scalar(bpp=1.0).check(scene)
-    monkeypatch.setattr("splatexp.image.rate.LIMITS", Limits(gaussians=height * width // 34 - 1))
+    monkeypatch.setattr("splatexp.image.fit.rate.LIMITS", Limits(gaussians=height * width // 34 - 1))
     with pytest.raises(ValueError, match="Gaussians that they come to: expected"):
         Scalar(bpp=1.0).check(scene)
     Scalar(bpp=0.9).check(scene)
-    monkeypatch.setattr("splatexp.image.rate.LIMITS", Limits(picture_bytes=height * width * channels - 1))
+    monkeypatch.setattr("splatexp.image.fit.rate.LIMITS", Limits(picture_bytes=height * width * channels - 1))
     with pytest.raises(ValueError, match="bytes of the decoded picture: expected"):
         encode(picture(), ["bpp=1"])
 

@@ -3,15 +3,15 @@ import math
 import pytest
 import torch
 
-from splatexp.cameras import Camera
+from splatexp.cameras.pinhole import Camera
 from splatexp.data.scene import Scene
-from splatexp.image.covariance import FORMS
-from splatexp.image.edge import Edge, structure
-from splatexp.image.initial import Start
-from splatexp.image.plane import Plane
-from splatexp.image.refine import Refine, busiest, tiled
+from splatexp.gaussians.covariance import FORMS
+from splatexp.gaussians.plane import Plane
+from splatexp.image.fit.edge import Edge, structure
+from splatexp.image.fit.initial import Start
+from splatexp.image.fit.refine import Refine, busiest, tiled
 from splatexp.raster.plane import Plane as Drawing
-from splatexp.record import Record, Sight
+from splatexp.train.step_log import Record, Sight
 
 torch.set_num_threads(1)
 WIDTH, HEIGHT = 40, 32

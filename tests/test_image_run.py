@@ -10,14 +10,15 @@ import torch
 from omegaconf import open_dict
 from PIL import Image
 
-from splatexp import config, evaluate, render, view
-from splatexp.checkpoint import newest
-from splatexp.config import build, compose
-from splatexp.finished import open_run
-from splatexp.image.fit import is_picture
-from splatexp.image.plane import OPACITY, Plane
-from splatexp.schema import Refused
-from splatexp.state import State
+from splatexp.commands import view
+from splatexp.commands.open_run import open_run
+from splatexp.config.build import BEFORE, build, compose, load_run, save
+from splatexp.config.schema import Refused
+from splatexp.evaluation import evaluate, render
+from splatexp.gaussians.plane import OPACITY, Plane
+from splatexp.run.checkpoint import newest
+from splatexp.run.compatibility import is_picture
+from splatexp.run.state import State
 
 GROWS = ["densify=image", "densify.every=4", "densify.max_gaussians=60", "model.count=20"]
 
@@ -38,7 +39,7 @@ def run(tmp_path):
             "threads=1",
         ]
         cfg = compose([*bare, "log_every=20", *words])
-        config.save(cfg, tmp_path / folder, words)  # as the command does
+        save(cfg, tmp_path / folder, words)  # as the command does
         return build(cfg), tmp_path / folder
 
     return made
@@ -147,7 +148,7 @@ def test_broken_off_and_resumed_is_uninterrupted_to_the_bit(run, words):
 
     scene, state = half.prepare(other)
     half.evaluate.every = 31
-    import splatexp.run as module
+    import splatexp.run.run as module
 
     looks = module.looks
     try:
@@ -239,10 +240,10 @@ def test_a_run_of_old_knows_its_model_and_optimizer(tmp_path, capsys):
     words += ["data.cache=false", "evaluate.turntable=false", "threads=1", "tracker=[]", "steps=2"]
     cfg = compose(words)
     with open_dict(cfg):
-        for group in config.BEFORE:
+        for group in BEFORE:
             del cfg[group]
-    config.save(cfg, tmp_path, words)
-    run = config.load_run(tmp_path)
+    save(cfg, tmp_path, words)
+    run = load_run(tmp_path)
     assert not is_picture(run)
     assert [type(part).__name__ for part in (run.model, run.optimizer)] == ["Model", "Adam"]
 

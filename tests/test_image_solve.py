@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from splatexp.image.covariance import conics
-from splatexp.image.solve import Blend, solve
+from splatexp.gaussians.covariance import conics
+from splatexp.image.fit.solve import Blend, solve
 
 torch.set_num_threads(1)
 WIDTH, HEIGHT = 24, 18

@@ -8,9 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
-from splatexp.atomic import write_text
-from splatexp.image import bdrate, chart, coders, fidelity, pictures
-from splatexp.image.batch import PICTURES, Pair, each, one_line, pairs
+from splatexp.image.bench import bdrate, chart, codecs, fidelity
+from splatexp.image.files import PICTURES, Pair, each, one_line, pairs
+from splatexp.io import image_file
+from splatexp.io.atomic import write_text
 
 RNG = np.random.default_rng(1)
 # rates and PSNR of two encoders, as in the README of the package bjontegaard 1.3.0, whose results with
@@ -73,7 +74,7 @@ def test_psnr_is_over_all_channels():
 
 
 def test_ms_ssim_is_that_of_torchmetrics():
-    from splatexp.metrics import mend_torchvision
+    from splatexp.evaluation.metrics import mend_torchvision
 
     mend_torchvision()
     from torchmetrics.functional.image import multiscale_structural_similarity_index_measure as theirs
@@ -86,25 +87,25 @@ def test_ms_ssim_is_that_of_torchmetrics():
     assert fidelity.ms_ssim(truth[:100], truth[:100]) is None
 
 
-@pytest.mark.parametrize("name", coders.CODERS)
+@pytest.mark.parametrize("name", codecs.CODERS)
 def test_curves_of_other_codecs_rise(name):
-    coder, picture = coders.CODERS[name], pictures.Picture(photo() / np.float32(255))
+    coder, picture = codecs.CODERS[name], image_file.Picture(photo() / np.float32(255))
     assert coder.version()
     found = []
     for quality in coder.qualities[:: len(coder.qualities) - 1]:
         data = coder.encode(picture, quality)
-        found.append((len(data), fidelity.psnr(coders.decoded(data, 3), picture.integers())))
+        found.append((len(data), fidelity.psnr(codecs.decoded(data, 3), picture.integers())))
     assert found[0][0] < found[1][0] and found[0][1] + 2 < found[1][1]
-    grey = pictures.Picture(photo(40, 40, 1) / np.float32(255))
-    assert coders.decoded(coder.encode(grey, 80), 1).shape == (40, 40, 1)
+    grey = image_file.Picture(photo(40, 40, 1) / np.float32(255))
+    assert codecs.decoded(coder.encode(grey, 80), 1).shape == (40, 40, 1)
     with pytest.raises(ValueError, match="holds 8 bits"):
-        coder.encode(pictures.Picture(grey.pixels, 16), 80)
+        coder.encode(image_file.Picture(grey.pixels, 16), 80)
     with pytest.raises(ValueError, match="cannot hold grey and alpha"):
-        coder.encode(pictures.Picture(grey.pixels.repeat(2, -1)), 80)
+        coder.encode(image_file.Picture(grey.pixels.repeat(2, -1)), 80)
 
 
 def test_jpeg_has_half_the_colours_each_way_and_a_whole_file():
-    data = coders.CODERS["jpeg"].encode(pictures.Picture(photo() / np.float32(255)), 50)
+    data = codecs.CODERS["jpeg"].encode(image_file.Picture(photo() / np.float32(255)), 50)
     marker = data.index(b"\xff\xc2")  # progressive; after it size, bits, height, width, components
     assert data[marker + 11] == 0x22 and data.endswith(b"\xff\xd9")
 

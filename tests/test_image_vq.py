@@ -5,12 +5,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from splatexp.image import vq
-from splatexp.image.plane import Plane
-from splatexp.image.vq import COLORS, SHAPES, Decoded, Vector
+from splatexp.gaussians.plane import Plane
+from splatexp.image.fit.baselines import vector_quantization
+from splatexp.image.fit.baselines.vector_quantization import COLORS, SHAPES, Decoded, Vector
 
 torch.set_num_threads(1)
-without = pytest.mark.skipif(bool(vq.missing()), reason=vq.missing())
+without = pytest.mark.skipif(bool(vector_quantization.missing()), reason=vector_quantization.missing())
 SCENE = SimpleNamespace(train=[SimpleNamespace(camera=SimpleNamespace(width=64, height=48))])
 
 
@@ -27,9 +27,9 @@ def books(values, words, stages):
 
 
 def test_each_stage_takes_the_nearest_word_to_what_is_left():
-    shapes, _ = vq.told(rows())
+    shapes, _ = vector_quantization.told(rows())
     held = books(shapes, 16, 2)
-    indices, made = vq.encoded(shapes, held)
+    indices, made = vector_quantization.encoded(shapes, held)
     first = (shapes[:, None] - held[0]).square().sum(-1).argmin(1)
     left = shapes - held[0][first]
     second = (left[:, None] - held[1]).square().sum(-1).argmin(1)
@@ -43,29 +43,29 @@ def test_index_bits_are_those_of_an_adaptive_coder():
     for index in told.tolist():
         bits -= math.log2(counts[index] / sum(counts))
         counts[index] += 1
-    assert vq.index_bits(told, 4) == pytest.approx(bits)
-    assert vq.index_bits(torch.zeros(0, dtype=torch.long), 4) == pytest.approx(0)
+    assert vector_quantization.index_bits(told, 4) == pytest.approx(bits)
+    assert vector_quantization.index_bits(torch.zeros(0, dtype=torch.long), 4) == pytest.approx(0)
 
 
 def test_place_bits_are_choices_less_the_order():
     steps = torch.tensor([[0.5, 0.25], [1.0, 1.0], [2.0, 0.5]])
     choices = [128 * 192, 64 * 48, 32 * 96]
     expected = sum(map(math.log2, choices)) - math.log2(6)
-    assert vq.place_bits(steps, (64, 48)) == pytest.approx(expected)
-    assert vq.place_bits(torch.full((3, 2), 1e6), (64, 48)) == 0
+    assert vector_quantization.place_bits(steps, (64, 48)) == pytest.approx(expected)
+    assert vector_quantization.place_bits(torch.full((3, 2), 1e6), (64, 48)) == 0
 
 
 @pytest.mark.parametrize("form", ["log_cholesky", "cholesky", "rotation_scale"])
 def test_rows_are_drawn_as_decoded_and_learn_as_they_are(form):
     plain = rows()
-    shapes = vq.FORMS[form].shapes(plain.covariance).detach()
+    shapes = vector_quantization.FORMS[form].shapes(plain.covariance).detach()
     params = {"means": plain.means.detach(), "shapes": shapes, "colors": plain.colors.detach()}
     given = Plane(params, form)
-    shapes, colors = vq.told(given)
+    shapes, colors = vector_quantization.told(given)
     decoded = Decoded(books(shapes, 16, 2), books(colors, 16, 2), 4.0, (64, 48))
     drawn = decoded(given)
     assert drawn.form == "log_cholesky"
-    told = vq.encoded(shapes, decoded.shapes)[1]
+    told = vector_quantization.encoded(shapes, decoded.shapes)[1]
     torch.testing.assert_close(drawn.shapes, told, rtol=1e-4, atol=1e-4)
     steps = torch.stack([told[:, 0].exp() * (1 + told[:, 1] ** 2) ** -0.5, told[:, 2].exp()], 1) / 4
     assert ((drawn.means - given.means).abs() <= steps * 0.5001 + 1e-5).all()
@@ -82,15 +82,20 @@ def test_rows_are_drawn_as_decoded_and_learn_as_they_are(form):
 def test_more_words_are_nearer_and_dearer():
     given, found = rows(600), []
     for words, stages in ((4, 1), (16, 1), (16, 2), (64, 2)):
-        shapes, _ = vq.told(given)
-        held = vq.learned(shapes, torch.ones(600), stages, words, seed=0)
+        shapes, _ = vector_quantization.told(given)
+        held = vector_quantization.learned(shapes, torch.ones(600), stages, words, seed=0)
         assert held.shape == (stages, words, 3) and torch.equal(held, held.half().float())
-        found.append((float((vq.encoded(shapes, held)[1] - shapes).square().mean()), vq.book_bits(held)))
+        found.append(
+            (
+                float((vector_quantization.encoded(shapes, held)[1] - shapes).square().mean()),
+                vector_quantization.book_bits(held),
+            )
+        )
     assert all(after[0] < before[0] and after[1] > before[1] for before, after in pairwise(found))
-    again = vq.learned(shapes, torch.ones(600), 2, 64, seed=0)
+    again = vector_quantization.learned(shapes, torch.ones(600), 2, 64, seed=0)
     assert torch.equal(held, again)
-    further = vq.learned(shapes, torch.ones(600), 2, 64, seed=0, before=held)
-    error = (vq.encoded(shapes, further)[1] - shapes).square().mean()
+    further = vector_quantization.learned(shapes, torch.ones(600), 2, 64, seed=0, before=held)
+    error = (vector_quantization.encoded(shapes, further)[1] - shapes).square().mean()
     assert float(error) <= found[-1][0] * 1.02
 
 
@@ -98,10 +103,10 @@ def test_more_words_are_nearer_and_dearer():
 def test_weights_say_whose_words_come_first_and_few_values_need_few_words():
     values = torch.cat([torch.randn(50, 2) * 0.1, torch.randn(50, 2) * 0.1 + 9])
     weights = torch.cat([torch.full((50,), 1e-6), torch.ones(50)])
-    held = vq.learned(values, weights, 1, 4, seed=0)
+    held = vector_quantization.learned(values, weights, 1, 4, seed=0)
     assert (held[0] > 5).all(1).sum() >= 3
-    same = vq.learned(torch.ones(20, 2), torch.ones(20), 2, 4, seed=0)
-    assert torch.equal(vq.encoded(torch.ones(20, 2), same)[1], torch.ones(20, 2))
+    same = vector_quantization.learned(torch.ones(20, 2), torch.ones(20), 2, 4, seed=0)
+    assert torch.equal(vector_quantization.encoded(torch.ones(20, 2), same)[1], torch.ones(20, 2))
 
 
 @without
@@ -129,11 +134,13 @@ def test_a_run_learns_codebooks_when_they_are_due_and_keeps_them_in_its_state():
 def test_what_cannot_be_done_is_refused(monkeypatch):
     with pytest.raises(ValueError, match="rate.stages: expected a number in"):
         Vector(stages=0)
-    monkeypatch.setattr(vq, "missing", lambda: "scikit-learn is missing; pip install brings it")
+    monkeypatch.setattr(
+        vector_quantization, "missing", lambda: "scikit-learn is missing; pip install brings it"
+    )
     with pytest.raises(ValueError, match="rate: vector cannot be used here: scikit-learn is missing"):
         Vector().begin(rows(), SCENE)
     with pytest.raises(ImportError, match="scikit-learn is missing"):
-        vq.learned(torch.zeros(3, 2), torch.ones(3), 1, 2, 0)
+        vector_quantization.learned(torch.zeros(3, 2), torch.ones(3), 1, 2, 0)
 
 
 @without

@@ -4,12 +4,12 @@ import pytest
 import tiny
 import torch
 
-from splatexp.export import load_ply, save_ply
+from splatexp.gaussians.splats import PARAMS, Edit, Splats
 from splatexp.importance import MLP, NONE, Logit, Mask, average, bake
 from splatexp.importance.mlp import FEATURES, LAYERS, features
-from splatexp.losses import Loss
-from splatexp.raster import Reference
-from splatexp.splats import PARAMS, Edit, Splats
+from splatexp.io.ply import load_ply, save_ply
+from splatexp.losses.photometric import Loss
+from splatexp.raster.backends import Reference
 
 SCENE = tiny.scene()
 KINDS = {

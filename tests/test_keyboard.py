@@ -7,13 +7,13 @@ import subprocess
 import sys
 import time
 
-from splatexp.keyboard import Escape
-from splatexp.survive import Signals
+from splatexp.system.keyboard import Escape
+from splatexp.system.signals import Signals
 
 ESCAPE = """
 import fcntl, sys, termios, time
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-from splatexp.keyboard import Escape
+from splatexp.system.keyboard import Escape
 with Escape() as escape:
     print("ready", flush=True)
     until, seen = time.monotonic() + 20, 0

@@ -8,17 +8,14 @@ import pytest
 import tiny  # noqa: F401  one thread
 import torch
 
-from splatexp.config import build, loader
-from splatexp.densify import Fade, Fixed, Reset, Rule, Ruled, Survey, exercise
+from splatexp.config.build import build, loader
+from splatexp.config.schema import Refused
+from splatexp.densify import Fade, Fixed, Reset, Rule, Ruled, Survey
 from splatexp.densify.growth import Growth
 from splatexp.densify.noise import Noise
-from splatexp.dropout import Dropout
 from splatexp.importance import MLP, NONE, Logit, Mask
-from splatexp.losses import Loss
-from splatexp.optimizer import Adam, Decay
-from splatexp.poses import SE3, Orbit, Rot6d
-from splatexp.raster import CPU, Additive
-from splatexp.regularizers import (
+from splatexp.losses.photometric import Loss
+from splatexp.losses.regularizers import (
     SH,
     Erank,
     Opacity,
@@ -29,11 +26,17 @@ from splatexp.regularizers import (
     Thin,
     Transmittance,
 )
-from splatexp.regularizers import Logit as LogitPull
-from splatexp.schedules import Curve, Dash, Schedule
-from splatexp.schema import Refused
-from splatexp.smoothing import Smoothing
-from splatexp.train import train
+from splatexp.losses.regularizers import Logit as LogitPull
+from splatexp.poses import SE3, Orbit, Rot6d
+from splatexp.raster.additive import Additive
+from splatexp.raster.backends import CPU
+from splatexp.schedules.curve import Curve
+from splatexp.schedules.schedule import Dash, Schedule
+from splatexp.testing import toy_scene
+from splatexp.train.dropout import Dropout
+from splatexp.train.loop import train
+from splatexp.train.optimizer import Adam, Decay
+from splatexp.train.smoothing import Smoothing
 
 STEPS = 32
 PARTS = {"raster": CPU(), "loss": Loss(), "optimizer": Adam(), "schedule": Schedule(sh_every=10)}
@@ -42,14 +45,14 @@ PARTS |= {"densify": Fixed(), "importance": NONE(), "dropout": Dropout(), "smoot
 
 @cache
 def scene():
-    made = exercise.scene(CPU())
+    made = toy_scene.scene(CPU())
     made.background = None  # photographs: what is transparent is not meant to be
     return made
 
 
 def outcome(steps=STEPS, regularizers=(), **parts):
     """What is saved after some steps, and a held-out view drawn with them, as a digest."""
-    splats, parts = exercise.rows(exercise.EXTENT), PARTS | parts
+    splats, parts = toy_scene.rows(toy_scene.EXTENT), PARTS | parts
     penalties = {type(penalty).__name__: penalty for penalty in regularizers}
     train(splats, scene(), **parts, regularizers=penalties, steps=steps, progress=False)
     view = scene().test[0]

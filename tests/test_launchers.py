@@ -14,11 +14,11 @@ from types import SimpleNamespace
 import pytest
 from sweeps import column, command, read, sweep  # noqa: F401
 
-from splatexp import launchers
-from splatexp.cgroups import processors
-from splatexp.checkpoint import found
-from splatexp.multirun import Thorough
-from splatexp.sweep import Sweep
+from splatexp.run.checkpoint import found
+from splatexp.sweep import launchers
+from splatexp.sweep.driver import Thorough
+from splatexp.sweep.sweep_folder import Sweep
+from splatexp.system.cgroups import processors
 
 EXTRAS = {"joblib": "joblib", "submitit_local": "submitit", "ray": "ray"}
 
@@ -97,8 +97,8 @@ def test_a_signal_saves_the_jobs_of_other_processes(command, elsewhere, tmp_path
         ("submitit.LocalLauncher", {"cpus_per_task": 3}, 100, 3),
         ("submitit.SlurmLauncher", {"cpus_per_task": None}, 100, 5),
         ("submitit.SlurmLauncher", {"cpus_per_task": 6}, 100, 6),
-        ("splatexp.launchers.Ray", {"num_cpus": 0.5}, 100, 1),
-        ("splatexp.launchers.Ray", {"num_cpus": 4}, 100, 4),
+        ("splatexp.sweep.launchers.Ray", {"num_cpus": 0.5}, 100, 1),
+        ("splatexp.sweep.launchers.Ray", {"num_cpus": 4}, 100, 4),
         ("hydra._internal.core_plugins.basic_launcher.BasicLauncher", {}, 100, 0),
     ],
 )

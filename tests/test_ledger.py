@@ -11,14 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from splatexp.checkpoint import Checkpoint
-from splatexp.config import build, compose
+from splatexp.config.build import build, compose
 from splatexp.data.transforms import Transforms
 from splatexp.densify import Fixed
-from splatexp.evaluate import Evaluate
-from splatexp.ledger import CARD, Ledger, fingerprint, job_id, read_card, result_of
-from splatexp.losses import Loss
-from splatexp.memory import Memory
+from splatexp.evaluation.evaluate import Evaluate
+from splatexp.losses.photometric import Loss
+from splatexp.provenance.fingerprint import fingerprint
+from splatexp.run.checkpoint import Checkpoint
+from splatexp.sweep.cache import CARD, Ledger, job_id, read_card, result_of
+from splatexp.system.memory import Memory
 
 
 @cache
@@ -112,7 +113,7 @@ def test_a_job_is_finished_where_its_card_and_its_result_are(tmp_path):
 HOLDS = """
 import sys, time
 from pathlib import Path
-from splatexp.ledger import Ledger
+from splatexp.sweep.cache import Ledger
 with Ledger(Path(sys.argv[1])).turn("a"):
     print("mine", flush=True)
     time.sleep(60)
@@ -156,7 +157,7 @@ def test_many_take_turns_and_none_is_lost(tmp_path, monkeypatch):
                 count.write_text(str(number + 1))
 
     threads = [threading.Thread(target=add) for _ in range(4)]
-    monkeypatch.setattr("splatexp.ledger.PAUSE", 0.001)
+    monkeypatch.setattr("splatexp.sweep.cache.PAUSE", 0.001)
     for thread in threads:
         thread.start()
     for thread in threads:

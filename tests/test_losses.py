@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from splatexp.losses import Loss, psnr
+from splatexp.losses.photometric import Loss, psnr
 from splatexp_kernels.ssim import ssim
 
 RANDOM = torch.Generator().manual_seed(0)

@@ -12,8 +12,9 @@ import torch
 from command import python
 
 import splatexp_kernels as sk
-from splatexp import cgroups, memory
-from splatexp.memory import CAP, FACTOR, Memory, advice, available, is_out, shrink
+from splatexp.run.memory_budget import CAP, FACTOR, advice, shrink
+from splatexp.system import cgroups, memory
+from splatexp.system.memory import Memory, available, is_out
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="limits are looked for on Linux alone")
 GIB = 1 << 30
@@ -94,7 +95,7 @@ def test_a_limit_on_the_address_space_is_felt(tmp_path):
     code = """
 import resource
 from pathlib import Path
-from splatexp.memory import available
+from splatexp.system.memory import available
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 30), resource.RLIM_INFINITY))
 before = available()
@@ -132,7 +133,7 @@ ENTER = """
 import sys
 from pathlib import Path
 Path(sys.argv[1], "cgroup.procs").write_text("0")
-from splatexp.memory import Watch, available, in_use, is_out
+from splatexp.system.memory import Watch, available, in_use, is_out
 """
 
 
@@ -176,8 +177,8 @@ assert torch.ones(100 << 18).sum() == 100 << 18
 def test_a_fence_is_put_up_moved_and_lifted(tmp_path):
     code = """
 import resource, torch
-from splatexp.limits import fence, lift_fence
-from splatexp.memory import available, is_out
+from splatexp.system.linux_memory import fence, lift_fence
+from splatexp.system.memory import available, is_out
 before, room = resource.getrlimit(resource.RLIMIT_DATA), available()
 for size in (100 << 20, 300 << 20):
     fence(size)
@@ -240,7 +241,7 @@ def test_what_malloc_keeps_counts_for_a_limit_that_is_the_process_own(tmp_path):
     code = """
 import resource, torch, splatexp_kernels as sk
 from pathlib import Path
-from splatexp.memory import available
+from splatexp.system.memory import available
 sk.extension()
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + (500 << 20), resource.RLIM_INFINITY))
@@ -377,7 +378,7 @@ def test_the_allocator_is_told_and_the_environment_heeded(own, monkeypatch):
 def test_torch_understands_what_it_is_told(tmp_path):
     code = """
 import torch
-from splatexp.memory import Memory
+from splatexp.system.memory import Memory
 torch.backends.cuda.is_built = lambda: True
 Memory().settle()
 assert not torch.cuda.is_initialized()

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from splatexp import metrics
-from splatexp.metrics import metric_set, protocol, psnr, psnr_u8, ssim
+from splatexp.evaluation import metrics
+from splatexp.evaluation.metrics import metric_set, protocol, psnr, psnr_u8, ssim
 
 
 @pytest.fixture
@@ -152,7 +152,7 @@ def test_protocol_id_reads_and_follows_the_definitions(monkeypatch) -> None:
 
 
 def test_importing_the_metrics_costs_nothing() -> None:
-    code = "import sys, splatexp.metrics; print({'torch', 'torchmetrics', 'lpips'} & set(sys.modules))"
+    code = "import sys, splatexp.evaluation.metrics; print({'torch', 'torchmetrics', 'lpips'} & set(sys.modules))"
     root = Path(__file__).parents[1]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
     assert done.stdout.strip() == "set()"

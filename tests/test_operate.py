@@ -5,10 +5,10 @@ import tiny
 import torch
 
 from splatexp.densify.merge import difference, pairs_of
-from splatexp.densify.operate import OPERATORS, Shape
-from splatexp.densify.transparency import OPACITIES, relocation
-from splatexp.geometry import rotations
-from splatexp.splats import PARAMS, Splats
+from splatexp.densify.opacity_split import OPACITIES, relocation
+from splatexp.densify.operators import OPERATORS, Shape
+from splatexp.gaussians.geometry import rotations
+from splatexp.gaussians.splats import PARAMS, Splats
 
 MULTIPLY = ("clone", "split", "clone_or_split", "jitter")  # a row that comes k times becomes k + 1
 DIVIDE = (*MULTIPLY, "long_axis", "steep", "octree")

@@ -2,8 +2,8 @@ import pytest
 import tiny
 import torch
 
-from splatexp.optimizer import Adam, Decay
-from splatexp.splats import PARAMS, Edit
+from splatexp.gaussians.splats import PARAMS, Edit
+from splatexp.train.optimizer import Adam, Decay
 
 ONES = dict.fromkeys(PARAMS, 1.0)
 RATES = {"means": 0.02, "quats": 0.01, "log_scales": 0.03, "opacity_logits": 0.04, "sh0": 0.05, "shN": 0.06}

@@ -9,14 +9,14 @@ import test_train
 import tiny
 import torch
 
-from splatexp.cameras import Camera, through_intrinsics
+from splatexp.cameras.pinhole import Camera, through_intrinsics
+from splatexp.cameras.rigid import cross_matrices, dollied, exp_map, rotations_6d
+from splatexp.cameras.similarity import angles, pose_errors, similarity, umeyama, zoom
 from splatexp.data.perturb import Perturb
-from splatexp.motion import cross_matrices, dollied, exp_map, rotations_6d
 from splatexp.poses import FOCAL, POSE, SE3, Fixed, Orbit, Rot6d
 from splatexp.poses.files import load_cameras, save_cameras
-from splatexp.raster import CPU
-from splatexp.schedules import Curve
-from splatexp.similarity import angles, pose_errors, similarity, umeyama, zoom
+from splatexp.raster.backends import CPU
+from splatexp.schedules.curve import Curve
 
 KINDS = (Orbit, Rot6d, SE3)
 fit = test_train.fit
@@ -210,7 +210,7 @@ def test_a_perturbed_orbit_is_found_again():
     scene = Perturb(orbit=4.0, seed=1)(tiny.scene())
     splats = tiny.splats(init_opacity=0.9)  # the true Gaussians
     start = [row["rotation_deg"] for row in pose_errors([view.camera for view in scene.train], scene.truth)]
-    from splatexp.optimizer import Adam
+    from splatexp.train.optimizer import Adam
 
     still = Adam(means=0, quats=0, log_scales=0, opacity_logits=0, sh0=0, shN=0)
     settings = Orbit(

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import tiny
 
-from splatexp import provenance, worktree
-from splatexp.worktree import dirty_diff, git_revision
+from splatexp.provenance import environment
+from splatexp.provenance import git as git_module
+from splatexp.provenance.git import dirty_diff, git_revision
 
 CONFIG = {
     "steps": 9,
@@ -101,7 +102,7 @@ def test_binary_and_large_files_are_only_named(package, monkeypatch):
     assert "Binary files /dev/null and b/blob differ" in patch and "secret" not in patch
     assert "# untracked, not shown: 'large.txt', 1500000 bytes\n" in patch and "lots" not in patch
     assert "'nested/'" in patch and "another checkout" not in patch
-    monkeypatch.setattr(worktree, "SHOWN_TOGETHER", 10)
+    monkeypatch.setattr(git_module, "SHOWN_TOGETHER", 10)
     for name in ("a", "b", "c"):
         (root / name).write_text("12345678")
     assert told(package).count("+12345678") == 1
@@ -124,14 +125,14 @@ def test_a_hook_s_environment_does_not_lead_astray(package, monkeypatch, tmp_pat
 
 def test_where_git_fails_it_says_so_and_never_raises(package, monkeypatch):
     package.write_text("changed\n")
-    real, errors = worktree._git, []
+    real, errors = git_module._git, []
 
     def broken(folder, until, *words, **more):
         if "diff" in words:
             raise errors.pop()
         return real(folder, until, *words, **more)
 
-    monkeypatch.setattr(worktree, "_git", broken)
+    monkeypatch.setattr(git_module, "_git", broken)
     for error, line in (
         (subprocess.TimeoutExpired("git", 10), "it took more than 10 s"),
         (subprocess.CalledProcessError(128, "git", stderr=b"fatal: bad index\nhelp"), "fatal: bad index"),
@@ -151,18 +152,18 @@ def test_slow_git_is_given_up(package, monkeypatch, tmp_path):
     (tmp_path / "git").write_text(f"#!{sys.executable}\nimport time\ntime.sleep(60)\n")
     (tmp_path / "git").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(worktree, "PATIENCE", 0.2)
+    monkeypatch.setattr(git_module, "PATIENCE", 0.2)
     assert told(package) == "# git failed: it took more than 0.2 s\n"
 
 
 def test_one_experiment_has_one_id():
-    first = provenance.run_id(CONFIG, "data", "protocol")
+    first = environment.run_id(CONFIG, "data", "protocol")
     assert len(first) == 16 and int(first, 16) >= 0
-    assert provenance.run_id(dict(reversed(CONFIG.items())), "data", "protocol") == first
-    for name in provenance.UNHEARD:
-        assert provenance.run_id(CONFIG | {name: {"anything": 1}}, "data", "protocol") == first, name
+    assert environment.run_id(dict(reversed(CONFIG.items())), "data", "protocol") == first
+    for name in environment.UNHEARD:
+        assert environment.run_id(CONFIG | {name: {"anything": 1}}, "data", "protocol") == first, name
     elsewhere = CONFIG["data"] | {"path": "/there/fox", "cache": False}
-    assert provenance.run_id(CONFIG | {"data": elsewhere}, "data", "protocol") == first
+    assert environment.run_id(CONFIG | {"data": elsewhere}, "data", "protocol") == first
 
 
 def test_another_experiment_has_another_id(monkeypatch):
@@ -175,10 +176,10 @@ def test_another_experiment_has_another_id(monkeypatch):
         CONFIG | {"raster": raster | {"_target_": "splatexp.raster.Reference"}},
         CONFIG | {"regularizer": {"opacity": {"weight": 0.1}}},
     ]
-    ids = [provenance.run_id(config, "data", "protocol") for config in [CONFIG, *others]]
-    ids += [provenance.run_id(CONFIG, "other", "protocol"), provenance.run_id(CONFIG, "data", "other")]
-    monkeypatch.setattr(provenance, "code_hash", lambda: "other code")
-    ids.append(provenance.run_id(CONFIG, "data", "protocol"))
+    ids = [environment.run_id(config, "data", "protocol") for config in [CONFIG, *others]]
+    ids += [environment.run_id(CONFIG, "other", "protocol"), environment.run_id(CONFIG, "data", "other")]
+    monkeypatch.setattr(environment, "code_hash", lambda: "other code")
+    ids.append(environment.run_id(CONFIG, "data", "protocol"))
     assert len(set(ids)) == len(ids)
 
 
@@ -188,19 +189,19 @@ def test_what_comes_from_files_outside_counts_by_its_bytes(tmp_path, monkeypatch
     for place, text in (("a", "1"), ("b", "1"), ("b", "2")):
         (tmp_path / place).write_text(text)
         config = CONFIG | {"model": {"init": "ply", "init_path": str(tmp_path / place)}}
-        ids.add(provenance.run_id(config, "data", "protocol"))
+        ids.add(environment.run_id(config, "data", "protocol"))
     assert len(ids) == 2
     (tmp_path / "outsider_of_mine.py").write_text("raise RuntimeError('only its bytes are read')")
     config = CONFIG | {"parts": [{"_target_": "outsider_of_mine.Patient"}]}
-    one = provenance.run_id(config, "data", "protocol")
+    one = environment.run_id(config, "data", "protocol")
     (tmp_path / "outsider_of_mine.py").write_text("class Patient: ...")
-    assert one != provenance.run_id(config, "data", "protocol")
-    assert provenance.run_id(CONFIG | {"part": {"_target_": "no.such.Thing"}}, "data", "protocol") != one
+    assert one != environment.run_id(config, "data", "protocol")
+    assert environment.run_id(CONFIG | {"part": {"_target_": "no.such.Thing"}}, "data", "protocol") != one
 
 
 def test_data_are_hashed_whole_and_view_by_view():
     scene = tiny.scene()
-    found = provenance.data_hashes(scene)
+    found = environment.data_hashes(scene)
     assert found["data_sha256"] == scene.fingerprint
     assert (found["train_views"], found["test_views"]) == (5, 1)
     assert list(found["views"]) == [f"{index}.png" for index in range(6)]
@@ -209,16 +210,16 @@ def test_data_are_hashed_whole_and_view_by_view():
 
 
 def test_the_record_names_code_packages_and_machine():
-    record = provenance.provenance()
+    record = environment.provenance()
     assert set(record) == {"command", "code_sha256", "git", "packages", "hardware"}
     assert not Path(record["command"][0]).is_absolute() and "pytest" in " ".join(record["command"])
     assert {"torch", "scipy", "safetensors", "triton", "python"} <= set(record["packages"])
     assert {"gpu", "cuda", "driver", "cores", "threads", "isa"} <= set(record["hardware"])
-    names = [name for name, _ in provenance._files()]
+    names = [name for name, _ in environment._files()]
     assert "splatexp/densify/rules.py" in names and "splatexp_kernels/blend/reference.py" in names
     assert len(names) == len(set(names)) and not any(name.endswith(".yaml") for name in names)
 
 
 def test_the_compiled_file_is_part_of_the_code(monkeypatch, tmp_path):
     pytest.importorskip("splatexp_kernels._cpu", exc_type=ImportError, reason="the C++ kernels are not built")
-    assert "splatexp_kernels/_cpu" in dict(provenance._files())
+    assert "splatexp_kernels/_cpu" in dict(environment._files())

@@ -2,7 +2,9 @@ import pytest
 import tiny
 import torch
 
-from splatexp.raster import CPU, PRECISIONS, Reference, attribute_by_autograd, lowered
+from splatexp.raster.backends import CPU, Reference
+from splatexp.raster.precision import PRECISIONS, lowered
+from splatexp.raster.rasterizer import attribute_by_autograd
 from splatexp_kernels.blend import ALWAYS, LEFT_OUT, blend
 
 

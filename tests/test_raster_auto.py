@@ -8,11 +8,12 @@ import tiny
 import torch
 from command import python
 
-from splatexp.config import build, compose, option, save
+from splatexp.commands.open_run import open_run
+from splatexp.config.build import build, compose, option, save
 from splatexp.densify import Rule, Ruled
-from splatexp.finished import open_run
-from splatexp.ledger import job_id
-from splatexp.raster import CPU, ORDER, Auto, Gsplat, Reference, Triton
+from splatexp.raster.backends import CPU, ORDER, Auto, Reference, Triton
+from splatexp.raster.gsplat import Gsplat
+from splatexp.sweep.cache import job_id
 from splatexp_kernels import door
 
 CAN = {Triton: "", Gsplat: "", CPU: ""}
@@ -65,7 +66,7 @@ def test_it_is_quick_and_loads_nothing_for_a_gpu(tmp_path):
     assert time.perf_counter() - began < 0.05
     reason = door.gpu_missing().partition(";")[0]
     assert taken.why == f"raster=auto: cpu (triton: {reason}; gsplat: the same)"
-    code = "import sys; from splatexp.config import build, compose; run = build(compose([])); "
+    code = "import sys; from splatexp.config.build import build, compose; run = build(compose([])); "
     code += "print(run.raster.name, [name for name in ('gsplat', 'triton') if name in sys.modules])"
     assert python("-c", code, cwd=tmp_path).stdout.strip() == "cpu []"
 

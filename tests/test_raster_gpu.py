@@ -6,14 +6,14 @@ import tiny
 import torch
 
 from splatexp.densify import Fixed
-from splatexp.dropout import Dropout
 from splatexp.importance import NONE
-from splatexp.losses import Loss
-from splatexp.optimizer import Adam
-from splatexp.raster import CPU, Triton
-from splatexp.schedules import Schedule
-from splatexp.smoothing import Smoothing
-from splatexp.train import train
+from splatexp.losses.photometric import Loss
+from splatexp.raster.backends import CPU, Triton
+from splatexp.schedules.schedule import Schedule
+from splatexp.train.dropout import Dropout
+from splatexp.train.loop import train
+from splatexp.train.optimizer import Adam
+from splatexp.train.smoothing import Smoothing
 from splatexp_kernels import door
 
 pytest.importorskip("splatexp_kernels._cpu", exc_type=ImportError, reason="the C++ kernels are not built")

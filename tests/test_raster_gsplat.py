@@ -8,8 +8,9 @@ import tiny
 import torch
 
 from splatexp.densify import Rule, Ruled
-from splatexp.raster import Auto, Gsplat, Reference, extension
-from splatexp.raster.gsplat import LACKS
+from splatexp.raster import gsplat_build
+from splatexp.raster.backends import Auto, Reference
+from splatexp.raster.gsplat import LACKS, Gsplat
 
 
 @pytest.fixture
@@ -107,7 +108,8 @@ def test_shares_in_pixels_are_those_of_the_cpu(calls, knobs):
 
 
 def test_density_control_runs_on_what_it_offers(calls):
-    from splatexp.densify.survey import Context, Survey
+    from splatexp.densify.context import Context
+    from splatexp.densify.survey import Survey
 
     names = {"error.sum", "weight.sum", "surveyed"}
     seen = []
@@ -139,26 +141,26 @@ def test_why_it_cannot_run(monkeypatch):
     cuda(monkeypatch, False)
     assert Gsplat.missing() == door.gpu_missing()
     cuda(monkeypatch)
-    real = extension.util.find_spec
-    monkeypatch.setattr(extension.util, "find_spec", lambda name: None)
+    real = gsplat_build.util.find_spec
+    monkeypatch.setattr(gsplat_build.util, "find_spec", lambda name: None)
     assert Gsplat.missing().startswith("gsplat is not installed; pip install 'gsplat")
-    monkeypatch.setattr(extension.util, "find_spec", real)
-    monkeypatch.setattr(extension, "compiled", lambda: "")
-    monkeypatch.setattr(extension, "nvcc", lambda: "")
+    monkeypatch.setattr(gsplat_build.util, "find_spec", real)
+    monkeypatch.setattr(gsplat_build, "compiled", lambda: "")
+    monkeypatch.setattr(gsplat_build, "nvcc", lambda: "")
     assert "there is no nvcc" in Gsplat.missing() and "; install" in Gsplat.missing()
-    monkeypatch.setattr(extension, "nvcc", lambda: "/usr/bin/nvcc")
+    monkeypatch.setattr(gsplat_build, "nvcc", lambda: "/usr/bin/nvcc")
     assert not Gsplat.missing() and "raster=gsplat compiles it" in Gsplat.missing(build=False)
-    monkeypatch.setattr(extension, "compiled", lambda: "gsplat_cuda.so")
+    monkeypatch.setattr(gsplat_build, "compiled", lambda: "gsplat_cuda.so")
     assert not Gsplat.missing(build=False)
 
 
 def test_the_extension_is_found_where_torch_compiles(tmp_path, monkeypatch):
     monkeypatch.setattr("torch.utils.cpp_extension.get_default_build_root", lambda: str(tmp_path))
-    assert not extension.compiled()
+    assert not gsplat_build.compiled()
     file = tmp_path / "py311_cu130" / "gsplat_cuda" / "gsplat_cuda.so"
     file.parent.mkdir(parents=True)
     file.touch()
-    assert extension.compiled() == str(file)
+    assert gsplat_build.compiled() == str(file)
 
 
 NINJA = "Ninja is required to load C++ extensions (pip install ninja to get it)"
@@ -184,8 +186,8 @@ def test_a_failed_compilation_is_one_line_with_a_remedy(monkeypatch, error, line
         raise error
 
     cuda(monkeypatch)
-    monkeypatch.setattr(extension, "compiled", lambda: "/tmp/gsplat_cuda/gsplat_cuda.so")
-    monkeypatch.setattr(extension, "import_module", fails)
+    monkeypatch.setattr(gsplat_build, "compiled", lambda: "/tmp/gsplat_cuda/gsplat_cuda.so")
+    monkeypatch.setattr(gsplat_build, "import_module", fails)
     with pytest.raises(ValueError, match="raster: gsplat cannot run here: gsplat's CUDA extension") as caught:
         Gsplat().require()
     said = str(caught.value)
@@ -194,10 +196,10 @@ def test_a_failed_compilation_is_one_line_with_a_remedy(monkeypatch, error, line
 
 def test_no_toolkit_and_a_working_extension(monkeypatch):
     cuda(monkeypatch)
-    monkeypatch.setattr(extension, "missing", lambda build=True: "")
+    monkeypatch.setattr(gsplat_build, "missing", lambda build=True: "")
     backend = ModuleType("gsplat.cuda._backend")
     backend._C = None
-    monkeypatch.setattr(extension, "import_module", lambda name: backend)
+    monkeypatch.setattr(gsplat_build, "import_module", lambda name: backend)
     with pytest.raises(ValueError, match="gsplat found no CUDA toolkit"):
         Gsplat().require()
     backend._C = SimpleNamespace()

@@ -9,9 +9,9 @@ import torch
 from logs import events, told
 from test_tracking import offline  # noqa: F401  a home of its own, nobody logged in
 
-from splatexp.config import build, compose
+from splatexp.config.build import build, compose
 from splatexp.densify import Reset, Rule, Ruled
-from splatexp.record import Record, Sight
+from splatexp.train.step_log import Record, Sight
 
 SMALL = ["data.size=48", "data.train_views=5", "data.test_views=2", "data.points=150", "data.samples=1"]
 SMALL += ["data.cache=false", "evaluate.turntable=false", "threads=1"]
@@ -105,7 +105,7 @@ def test_a_record_goes_on_where_it_was():
 def test_ssim_of_a_step_is_that_of_the_loss():
     from types import SimpleNamespace
 
-    from splatexp.losses import Loss
+    from splatexp.losses.photometric import Loss
 
     image, target = (torch.rand(1, 24, 24, 3, generator=torch.Generator().manual_seed(n)) for n in (0, 1))
     mask = torch.zeros(1, 24, 24, 1)

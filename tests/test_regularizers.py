@@ -6,9 +6,9 @@ import pytest
 import tiny
 import torch
 
-from splatexp.raster import Reference
-from splatexp.regularizers import SH, Erank, Logit, Opacity, Scale, ScreenScale, Thin, Transmittance
-from splatexp.schedules import Curve
+from splatexp.losses.regularizers import SH, Erank, Logit, Opacity, Scale, ScreenScale, Thin, Transmittance
+from splatexp.raster.backends import Reference
+from splatexp.schedules.curve import Curve
 from splatexp_kernels.project import project
 
 

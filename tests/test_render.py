@@ -12,12 +12,13 @@ import torch
 from PIL import Image
 from result_cases import Flat, scene, splats
 
-from splatexp import figures, finished, render
-from splatexp.cameras import Camera, look_at
-from splatexp.evaluate import Evaluate
-from splatexp.figures import colormap, save_comparison, save_png, save_video
-from splatexp.finished import arguments
-from splatexp.turntable import turntable, upright
+from splatexp.cameras.pinhole import Camera, look_at
+from splatexp.cameras.turntable import turntable, upright
+from splatexp.evaluation import render
+from splatexp.evaluation.evaluate import Evaluate
+from splatexp.io import figures
+from splatexp.io.figures import colormap, save_comparison, save_png, save_video
+from splatexp.settings.arguments import arguments
 
 ROOT = Path(__file__).parents[1]
 UP = torch.tensor([0.0, 0.0, 1.0])
@@ -149,7 +150,7 @@ def test_video_refuses_what_cannot_be_filmed(tmp_path: Path, monkeypatch) -> Non
 
 
 def test_film_of_the_gaussians_through_the_reference(tmp_path: Path) -> None:
-    from splatexp.raster import Reference
+    from splatexp.raster.backends import Reference
 
     model, world = splats(degree=1), scene()
     path = turntable([view.camera for view in world.train], 2, model.means)
@@ -163,7 +164,7 @@ def test_render_draws_a_finished_run(tmp_path: Path, monkeypatch, capsys) -> Non
     class Run:
         raster, evaluate = Flat(), Evaluate()
 
-    monkeypatch.setattr(finished, "open_run", lambda folder: (Run(), scene(masked=True), splats()))
+    monkeypatch.setattr(arguments, "open_run", lambda folder: (Run(), scene(masked=True), splats()))
     monkeypatch.setattr("sys.argv", ["render", f"run={tmp_path}"])
     render.main()
     assert "2 held-out views" in capsys.readouterr().out

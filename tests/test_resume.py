@@ -15,10 +15,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from splatexp import checkpoint
-from splatexp.checkpoint import found, read
-from splatexp.config import build, compose
-from splatexp.losses import Loss
+from splatexp.config.build import build, compose
+from splatexp.losses.photometric import Loss
+from splatexp.run import checkpoint
+from splatexp.run.checkpoint import found, read
 
 SMALL = ["data.size=96", "data.train_views=7", "data.test_views=2", "data.points=400", "data.samples=1"]
 SMALL += ["data.cache=false", "evaluate.turntable=false", "evaluate.renders=false", "tracker=[csv]"]
@@ -296,7 +296,7 @@ def test_a_finished_run_can_be_made_longer(tmp_path, capsys):
 
 
 def test_the_command_goes_on_with_the_settings_of_the_run(tmp_path, capsys, monkeypatch):
-    from splatexp.resume import main
+    from splatexp.commands.resume import main
 
     folder = tmp_path / "run"
     whole = tmp_path / "whole"

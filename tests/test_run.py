@@ -12,7 +12,7 @@ import torch
 from command import python
 
 from splatexp import __main__
-from splatexp.config import build, compose, conf_dir, load_run
+from splatexp.config.build import build, compose, conf_dir, load_run
 
 PRESETS = sorted(path.stem for path in (conf_dir() / "preset").glob("*.yaml"))
 TINY = ["data.size=48", "data.train_views=5", "data.test_views=2", "data.points=150", "data.samples=1"]
@@ -116,7 +116,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_result(command, tmp_path, monkeyp
     def full(path, splats):
         raise OSError(errno.ENOSPC, f"could not write {path}: No space left on device")
 
-    monkeypatch.setattr("splatexp.export.save_ply", full)
+    monkeypatch.setattr("splatexp.io.ply.save_ply", full)
     assert command(*BARE, "steps=2", "hydra.run.dir=out") == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith("error: could not write")
     assert (tmp_path / "out" / "metrics.csv").is_file() and not (tmp_path / "out" / "metrics.json").exists()
@@ -134,7 +134,7 @@ def test_a_bug_keeps_its_traceback(command, monkeypatch):
     def broken(*_, **__):
         raise ValueError("a bug")
 
-    monkeypatch.setattr("splatexp.train.train", broken)
+    monkeypatch.setattr("splatexp.train.loop.train", broken)
     with pytest.raises(ValueError, match="a bug"):
         command(*BARE, "steps=2")
 

@@ -5,10 +5,11 @@ import pytest
 import tiny
 import torch
 
-from splatexp.optimizer import Adam
-from splatexp.raster import Reference
-from splatexp.schedules import Curve, Dash, Schedule
-from splatexp.splats import PARAMS
+from splatexp.gaussians.splats import PARAMS
+from splatexp.raster.backends import Reference
+from splatexp.schedules.curve import Curve
+from splatexp.schedules.schedule import Dash, Schedule
+from splatexp.train.optimizer import Adam
 
 
 def test_curves_start_at_one_and_end_where_they_should():

@@ -11,12 +11,12 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from sweeps import column, command, rows, sweep  # noqa: F401
 
-from splatexp import pareto
-from splatexp.config import build, compose
-from splatexp.data.builtin import Builtin
-from splatexp.run import OBJECTIVES
-from splatexp.schema import Refused
-from splatexp.search import distribution
+from splatexp.config.build import build, compose
+from splatexp.config.schema import Refused
+from splatexp.data.builtin.dataset import Builtin
+from splatexp.run.run import OBJECTIVES
+from splatexp.sweep import pareto
+from splatexp.sweep.optuna_sweeper import distribution
 
 pytest.importorskip("optuna", reason="needs the extra optuna")
 SPACE = ["optimizer.means=tag(log,interval(1e-4,1e-2))", "densify=adc,none"]

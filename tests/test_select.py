@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from splatexp.densify.growth import Growth
-from splatexp.densify.select import SELECTORS, select
+from splatexp.densify.selectors import SELECTORS, select
 
 SCORES = torch.tensor([0.0, 4.0, 1.0, 3.0, 2.0, float("nan")])
 UID = torch.tensor([10, 11, 12, 13, 14, 15])

@@ -4,10 +4,10 @@ import pytest
 import tiny
 import torch
 
-import splatexp.smoothing
-from splatexp.cameras import Camera
+import splatexp.train.smoothing
+from splatexp.cameras.pinhole import Camera
 from splatexp.data.scene import View
-from splatexp.smoothing import Smoothing
+from splatexp.train.smoothing import Smoothing
 
 
 def view(name="a", fx=10.0, fy=10.0, width=20, height=16, back=0.0):
@@ -44,7 +44,7 @@ def test_margin_is_a_share_of_the_picture():
 def test_chunks_change_nothing(monkeypatch):
     scene, splats = tiny.scene(), tiny.splats()
     whole = Smoothing().pixels(splats.means, scene.train)
-    monkeypatch.setattr(splatexp.smoothing, "CELLS", 35)  # seven rows at a time
+    monkeypatch.setattr(splatexp.train.smoothing, "CELLS", 35)  # seven rows at a time
     assert torch.equal(whole, Smoothing().pixels(splats.means, scene.train))
     camera = scene.train[0].camera
     by_hand = torch.full((60,), math.inf)

@@ -2,10 +2,10 @@ import pytest
 import tiny
 import torch
 
-from splatexp.export import save_ply
-from splatexp.initial import frusta
-from splatexp.model import Model
-from splatexp.splats import PARAMS, Edit, Overwrite, Splats, dimmed
+from splatexp.gaussians.splats import PARAMS, Edit, Overwrite, Splats, dimmed
+from splatexp.io.ply import save_ply
+from splatexp.train.frusta import frusta
+from splatexp.train.initialization import Model
 
 
 def filled(count: int = 40, **settings) -> Splats:

@@ -9,7 +9,7 @@ import torch
 from splatexp.densify import Context, Fade, Reset, Rule, Ruled
 from splatexp.densify.growth import Growth
 from splatexp.densify.noise import Noise
-from splatexp.raster import Reference
+from splatexp.raster.backends import Reference
 
 OFF = Reset(every=0)
 

@@ -15,13 +15,14 @@ from PIL import Image
 from study_cases import HEIGHT, VIEWS, WIDTH, finished, settings, study, truth
 
 from splatexp.data.scene import View
-from splatexp.figures import PAPER
-from splatexp.study import pictures, plots
+from splatexp.io import svg_plot
+from splatexp.io.figures import PAPER
+from splatexp.study import pictures
 from splatexp.study.fairness import percent
 from splatexp.study.findings import Metric, chance, decimal, find
-from splatexp.study.plain import latex, long_form, markdown
 from splatexp.study.report import page, write
 from splatexp.study.tables import cost_table, verdict_table
+from splatexp.study.text_report import latex, long_form, markdown
 
 METRICS = ("psnr", "ssim")
 NASTY = "<script>alert(1)</script>"
@@ -301,7 +302,7 @@ def test_scenes_take_turns(findings):
 def test_runs_without_renders_are_told(tmp_path):
     runs = list(pair(tmp_path))
     text = page(find("", "adc", runs, METRICS, "", ""))
-    assert "adc / fox / seed 0 has no renders of it" in text and "splatexp.render run=" in text
+    assert "adc / fox / seed 0 has no renders of it" in text and "splatexp.evaluation.render run=" in text
 
 
 def test_a_broken_picture_is_told(tmp_path):
@@ -352,7 +353,7 @@ ENDS += [(2e4, 9e5, True), (0.013, 0.6, True), (30.1, 30.2, True)]
 
 @pytest.mark.parametrize("low, high, log", ENDS)
 def test_ticks_lie_on_the_axis(low, high, log):
-    scale = plots.spanning([low, high], 0, 100, log)
+    scale = svg_plot.spanning([low, high], 0, 100, log)
     ticks = scale.ticks()
     assert 2 <= len(ticks) <= 8 and all(0 <= scale(value) <= 100 for value in ticks)
     assert 0 < scale(low) < scale(high) < 100
@@ -360,13 +361,13 @@ def test_ticks_lie_on_the_axis(low, high, log):
 
 def test_one_value_has_an_axis_too():
     for value in (0.0, 60000.0, -2.0):
-        scale = plots.spanning([value], 0, 100)
+        scale = svg_plot.spanning([value], 0, 100)
         assert 0 < scale(value) < 100 and scale.ticks()
 
 
 def test_labels_do_not_touch():
-    x, y = plots.Scale(0, 1, 40, 340), plots.Scale(0, 1, 200, 10)
-    panel = plots.Panel("", x, y, "", 360, 240)
+    x, y = svg_plot.Scale(0, 1, 40, 340), svg_plot.Scale(0, 1, 200, 10)
+    panel = svg_plot.Panel("", x, y, "", 360, 240)
     for index in range(30):
         panel.point(index, index / 30, 0.5, "")
     for index in range(30):
@@ -375,14 +376,20 @@ def test_labels_do_not_touch():
     labels = boxes[30:]
     assert 2 <= len(labels) < 30
     for index, box in enumerate(labels):
-        assert plots._clear(box, boxes[:30] + labels[:index])
+        assert svg_plot._clear(box, boxes[:30] + labels[:index])
 
 
 def test_an_interval_beyond_the_axis_ends_in_an_arrow():
-    inside, beyond = (plots.interval(low, 0, 0.5, 1, "noise", "") for low in (-0.5, -5))
+    inside, beyond = (svg_plot.interval(low, 0, 0.5, 1, "noise", "") for low in (-0.5, -5))
     assert "M8,8L2,13L8,18" in beyond and "M8,8L2,13L8,18" not in inside
-    assert "<circle" not in plots.interval(2, 3, 4, 1, "better", "")
+    assert "<circle" not in svg_plot.interval(2, 3, 4, 1, "better", "")
 
 
 def test_numbers_on_an_axis():
-    assert [plots.compact(v) for v in (60000, 1.5e6, -0.25, 9999, 0)] == ["60k", "1.5M", "−0.25", "9999", "0"]
+    assert [svg_plot.compact(v) for v in (60000, 1.5e6, -0.25, 9999, 0)] == [
+        "60k",
+        "1.5M",
+        "−0.25",
+        "9999",
+        "0",
+    ]

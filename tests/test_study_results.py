@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from study_cases import STEPS, VIEWS, finished, settings, study
 
-from splatexp.state import flat
+from splatexp.settings.serialize import flat
 from splatexp.study.fairness import doubts, named
 from splatexp.study.report import briefly
 from splatexp.study.results import ABSENT, changes, differences, read, shown
@@ -101,7 +101,7 @@ def test_what_counts_as_the_same_value(one, other, same):
 
 def test_a_part_that_one_side_lacks_is_one_line():
     rule = {"_target_": "splatexp.densify.rules.Rule", "operate": "prune", "share": 0.0, "gate": []}
-    curve = {"_target_": "splatexp.schedules.Curve", "kind": "constant"}
+    curve = {"_target_": "splatexp.schedules.curve.Curve", "kind": "constant"}
     other = settings()
     other["densify"] = other["densify"] | {"tag": rule | {"anneal": curve}}
     lines = changes(flat(settings()), flat(other))

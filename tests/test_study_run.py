@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from command import python
 
-from splatexp.config import build, compose, conf_dir, merged
-from splatexp.study.conduct import Order, check, conduct
+from splatexp.config.build import build, compose, conf_dir, merged
 from splatexp.study.plan import Budget, Study, rows_of_bytes
+from splatexp.study.runner import Order, check, conduct
 
 READY = sorted(path.stem for path in (conf_dir() / "study").glob("*.yaml"))
 TINY = ["data.size=48", "data.train_views=5", "data.test_views=2", "data.points=150", "data.samples=1"]
@@ -147,6 +147,6 @@ def test_the_command(tmp_path):
     assert (tmp_path / "multirun/studies/mine/report.html").exists()
     run = tmp_path / "multirun/studies/mine/runs/a/builtin/0"
     assert build(compose([])) and (run / ".hydra" / "config.yaml").exists()
-    again = python("-m", "splatexp.evaluate", f"run={run}", cwd=tmp_path)
+    again = python("-m", "splatexp.evaluation.evaluate", f"run={run}", cwd=tmp_path)
     assert "psnr" in again.stdout
     assert isinstance(Study(variants={"a": []}, baseline="a"), Study)

@@ -3,12 +3,12 @@ import tiny
 import torch
 
 from splatexp.densify import Context, Rule, Ruled, Survey
-from splatexp.densify.score import REDUCTIONS, evaluate, needs, parse, vocabulary
-from splatexp.densify.stats import ACCUMULATORS, CHANNELS, along_training, check_statistic, surveyed
+from splatexp.densify.scores import REDUCTIONS, evaluate, needs, parse, vocabulary
+from splatexp.densify.statistics import ACCUMULATORS, CHANNELS, along_training, check_statistic, surveyed
 from splatexp.densify.survey import edges
-from splatexp.geometry import footprint
-from splatexp.losses import error_map
-from splatexp.raster import Reference
+from splatexp.gaussians.geometry import footprint
+from splatexp.losses.photometric import error_map
+from splatexp.raster.backends import Reference
 
 RANDOM = torch.Generator()
 

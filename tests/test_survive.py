@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from splatexp import memory
-from splatexp.checkpoint import found, read
-from splatexp.config import build, compose
-from splatexp.losses import Loss
-from splatexp.splats import Splats
-from splatexp.survive import Signals, Stopped
+from splatexp.config.build import build, compose
+from splatexp.gaussians.splats import Splats
+from splatexp.losses.photometric import Loss
+from splatexp.run.checkpoint import found, read
+from splatexp.system import memory
+from splatexp.system.signals import Signals, Stopped
 
 SMALL = ["data.size=48", "data.train_views=5", "data.test_views=2", "data.points=150", "data.samples=1"]
 SMALL += [
@@ -148,7 +148,7 @@ def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_checkpoint(tmp_p
 
 
 def test_parameters_that_are_not_finite_are_not_saved(tmp_path, monkeypatch, capsys):
-    from splatexp.optimizer import Adam
+    from splatexp.train.optimizer import Adam
 
     before = Adam.step
 
@@ -165,9 +165,9 @@ def test_parameters_that_are_not_finite_are_not_saved(tmp_path, monkeypatch, cap
 
 
 def test_a_full_disk_loses_nothing_and_the_run_goes_on(tmp_path, monkeypatch, capsys):
-    import splatexp.checkpoint
+    import splatexp.run.checkpoint
 
-    real, calls = splatexp.checkpoint.replaced, []
+    real, calls = splatexp.run.checkpoint.replaced, []
 
     def full(path):
         calls.append(path)
@@ -175,7 +175,7 @@ def test_a_full_disk_loses_nothing_and_the_run_goes_on(tmp_path, monkeypatch, ca
             raise OSError(28, "No space left on device", str(path))
         return real(path)
 
-    monkeypatch.setattr(splatexp.checkpoint, "replaced", full)
+    monkeypatch.setattr(splatexp.run.checkpoint, "replaced", full)
     with pytest.warns(UserWarning, match="no checkpoint at step (9|12): No space left") as told:
         made("steps=15", "checkpoint.every=3")(tmp_path)
     assert len(told) == 2 and [step for step, _ in found(tmp_path / "checkpoints")] == [15, 6]
@@ -248,7 +248,7 @@ def test_out_of_memory_after_training_says_where_to_go_on(tmp_path, monkeypatch,
         raise MemoryError("Unable to allocate 109. MiB")
 
     with monkeypatch.context() as patch:
-        patch.setattr("splatexp.export.save_ply", no_room)
+        patch.setattr("splatexp.io.ply.save_ply", no_room)
         with pytest.raises(MemoryError, match=r"out of memory \(Unable.*goes on from .*step_00000006"):
             made("steps=6", "checkpoint.every=3")(tmp_path)
     assert made("steps=6", "resume=auto")(tmp_path)["num_gaussians"] > 0

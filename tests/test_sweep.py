@@ -13,11 +13,11 @@ import pytest
 from logs import told
 from sweeps import TINY, column, command, read, rows, sweep  # noqa: F401
 
-from splatexp.checkpoint import found
-from splatexp.config import build, compose
-from splatexp.job import _leave_if_alone
-from splatexp.losses import Loss
-from splatexp.sweep import Sweep
+from splatexp.config.build import build, compose
+from splatexp.losses.photometric import Loss
+from splatexp.run.checkpoint import found
+from splatexp.sweep.job import _leave_if_alone
+from splatexp.sweep.sweep_folder import Sweep
 
 
 def test_a_job_has_the_bits_of_a_run_of_its_own(command, tmp_path, capfd):
@@ -57,9 +57,9 @@ def test_a_job_that_fails_is_noted_and_the_others_go_on(command, tmp_path, monke
             raise ZeroDivisionError("a bug")
         return train(splats, scene, **settings)
 
-    from splatexp.train import train
+    from splatexp.train.loop import train
 
-    monkeypatch.setattr("splatexp.train.train", broken)
+    monkeypatch.setattr("splatexp.train.loop.train", broken)
     assert command(*sweep("seed=1,2", folder="all")) == 1
     said = capfd.readouterr()
     assert column("all", "status") == ["failed", "done"]
@@ -67,7 +67,7 @@ def test_a_job_that_fails_is_noted_and_the_others_go_on(command, tmp_path, monke
     assert f"job 0 failed: a bug ({tmp_path / 'all' / '0' / 'error.txt'})" in said.err.splitlines()
     text = (tmp_path / "all" / "0" / "error.txt").read_text()
     assert text.startswith("a bug\n") and "in broken" in text and "1 failed, 1 done" in said.out
-    monkeypatch.setattr("splatexp.train.train", train)
+    monkeypatch.setattr("splatexp.train.loop.train", train)
     assert command(*sweep("seed=1,2", folder="all")) == 0
     assert column("all", "status") == ["done", "known"] and column("all", "error") == ["", ""]
     assert not (tmp_path / "all" / "0" / "error.txt").exists()
@@ -196,7 +196,7 @@ def test_the_signal_by_which_slurm_says_that_time_is_up_saves_first(command, tmp
 ENDS_ITS_CARD = """
 import os, signal, sys, time
 from pathlib import Path
-from splatexp.sweep import Sweep
+from splatexp.sweep.sweep_folder import Sweep
 plan, folder = Sweep.read(Path(sys.argv[1])), Path(sys.argv[1], "0")
 signal.signal(signal.SIGTERM, lambda *_: (plan.card(folder, status="stopped"), os._exit(7)))
 plan.card(folder, job=0, status="running", pid=os.getpid(), host=plan.here)
@@ -220,7 +220,7 @@ def test_stopping_asks_the_processes_of_jobs_and_waits_for_them(tmp_path):
 def test_a_process_that_runs_jobs_for_one_that_is_no_more_ends(tmp_path, monkeypatch):
     left, gone = [], subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    monkeypatch.setattr("splatexp.job.os._exit", left.append)
+    monkeypatch.setattr("splatexp.sweep.job.os._exit", left.append)
     _leave_if_alone(Sweep(tmp_path, [], []))
     _leave_if_alone(Sweep(tmp_path, [], [], pid=gone.pid, host="another"))
     assert not left

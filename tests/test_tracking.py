@@ -12,9 +12,9 @@ import pytest
 from command import python
 from logs import events, told
 
+from splatexp.io.append import Growing
 from splatexp.tracking import Console, Csv, Session, TensorBoard, Tracker, Trackers, WandB
-from splatexp.tracking.growing import Growing
-from splatexp.tracking.weights import _logged_in
+from splatexp.tracking.wandb import _logged_in
 
 PICTURE = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
 VIEWS = [{"view": "a,b", "psnr": 22.5, "lpips": None}, {"view": "c", "psnr": 23.5, "lpips": 0.25}]
@@ -319,7 +319,7 @@ def test_wandb_without_a_network_is_offline(tmp_path, capfd, offline, monkeypatc
 
     monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # where nobody listens
-    monkeypatch.setattr("splatexp.tracking.weights.WAITS", {"init_timeout": 1})
+    monkeypatch.setattr("splatexp.tracking.wandb.WAITS", {"init_timeout": 1})
     with pytest.warns(UserWarning, match="wandb is offline, `wandb sync` can send the run: ") as seen:
         use(Trackers({"wandb": WandB()}), tmp_path, stop=20)
     assert len([one for one in seen if one.category is UserWarning]) == 1

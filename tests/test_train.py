@@ -4,19 +4,19 @@ import pytest
 import tiny
 import torch
 
-from splatexp.config import option
+from splatexp.config.build import option
 from splatexp.densify import Fixed, Reset, Rule
-from splatexp.dropout import Dropout
+from splatexp.gaussians.splats import PARAMS
 from splatexp.importance import NONE
-from splatexp.losses import Loss
-from splatexp.model import Model
-from splatexp.optimizer import Adam
-from splatexp.raster import Reference
-from splatexp.regularizers import Opacity
-from splatexp.schedules import Schedule
-from splatexp.smoothing import Smoothing
-from splatexp.splats import PARAMS
-from splatexp.train import train
+from splatexp.losses.photometric import Loss
+from splatexp.losses.regularizers import Opacity
+from splatexp.raster.backends import Reference
+from splatexp.schedules.schedule import Schedule
+from splatexp.train.dropout import Dropout
+from splatexp.train.initialization import Model
+from splatexp.train.loop import train
+from splatexp.train.optimizer import Adam
+from splatexp.train.smoothing import Smoothing
 
 BUSY = option(
     "densify", "adc",

@@ -10,19 +10,19 @@ import tiny
 import torch
 import yaml
 
-from splatexp.config import build, compose, load_run, save
-from splatexp.ledger import job_id
+from splatexp.config.build import build, compose, load_run, save
+from splatexp.config.schema import Refused
 from splatexp.poses import POSE, SE3
-from splatexp.provenance import run_id
-from splatexp.raster import Reference
-from splatexp.schema import Refused
-from splatexp.state import settings
+from splatexp.provenance.identity import run_id
+from splatexp.raster.backends import Reference
+from splatexp.settings.serialize import settings
+from splatexp.sweep.cache import job_id
 from splatexp.viewer import Viewer
 from splatexp.viewer.curves import Curves
-from splatexp.viewer.live import Live
 from splatexp.viewer.ports import free_port
 from splatexp.viewer.pose import pose_of
-from splatexp.viewer.turns import STILL, Turns, Wish
+from splatexp.viewer.render_queue import STILL, Turns, Wish
+from splatexp.viewer.session import Live
 
 
 class Clock:
@@ -216,7 +216,7 @@ def test_cameras_that_learn_are_shown_where_they_are(tmp_path):
 
 
 def test_a_run_that_nobody_watches_any_more_does_not_stay_paused(tmp_path, monkeypatch):
-    monkeypatch.setattr("splatexp.viewer.live.GRACE", 0.1)
+    monkeypatch.setattr("splatexp.viewer.session.GRACE", 0.1)
     made = live(tmp_path)
     made.turns.join(1)
     made.controls.pause(True)

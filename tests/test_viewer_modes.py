@@ -7,10 +7,11 @@ import pytest
 import tiny
 import torch
 
-from splatexp.raster import CPU, Additive, Reference
+from splatexp.raster.additive import Additive
+from splatexp.raster.backends import CPU, Reference
 from splatexp.viewer.browser import gaussians, thumbnail
-from splatexp.viewer.modes import MODES, Studio, counted, offered
 from splatexp.viewer.pose import Pose, flight, nearest, pose_of
+from splatexp.viewer.render_modes import MODES, Studio, counted, offered
 
 
 def studio(**settings):

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from splatexp.checkpoint import found, read
-from splatexp.config import build, compose
-from splatexp.survive import Keeper
-from splatexp.view import opened
+from splatexp.commands.view import opened
+from splatexp.config.build import build, compose
+from splatexp.run.checkpoint import found, read
+from splatexp.run.checkpointer import Keeper
 from splatexp.viewer import Viewer
-from splatexp.viewer.live import watched
 from splatexp.viewer.pose import pose_of
+from splatexp.viewer.session import watched
 
 viser = pytest.importorskip("viser", reason="the extra `viewer` is not installed")
 SMALL = ["data.size=48", "data.train_views=5", "data.test_views=2", "data.points=150", "data.samples=1"]
@@ -206,7 +206,7 @@ def test_a_click_on_a_camera_flies_there_and_controls_reach_the_run(served):
 
 
 def test_what_a_folder_shows(tmp_path):
-    from splatexp.config import save
+    from splatexp.config.build import save
 
     words = [*SMALL, "steps=6", "checkpoint.every=4"]
     folder = tmp_path / "run"

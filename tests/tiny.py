@@ -2,11 +2,11 @@
 
 import torch
 
-from splatexp.cameras import Camera, look_at
+from splatexp.cameras.pinhole import Camera, look_at
 from splatexp.data.scene import Scene, View
-from splatexp.model import Model
-from splatexp.raster import Reference
-from splatexp.splats import Splats
+from splatexp.gaussians.splats import Splats
+from splatexp.raster.backends import Reference
+from splatexp.train.initialization import Model
 
 torch.set_num_threads(1)  # a second thread has nothing to do here but wait for the first
 

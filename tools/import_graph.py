@@ -3,8 +3,8 @@
     python tools/import_graph.py [package folder]        prints the counts
     python tools/import_graph.py --draw docs/architecture.svg
 
-Every import counts: at the top of a file, inside a function, and under `if TYPE_CHECKING`. A name that a package's
-`__init__` hands on counts as an import of that `__init__`, which in turn imports the file that defines it.
+Every import counts: at the top of a file, inside a function, and under `if TYPE_CHECKING`. A name that the
+`__init__` of a package re-exports counts as an import of that `__init__`.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def floors(graph: Graph) -> dict[str, int]:
 
 
 def room(module: str) -> str:
-    """Return the room of a module: the folder right below the package, or the module itself where it lies flat."""
+    """Return the room of a module: its folder right below the package, or itself where it lies flat."""
     return module.partition(".")[0]
 
 

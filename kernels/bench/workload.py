@@ -114,7 +114,7 @@ def synthetic(
 
 def trained(folder: str, width: int, height: int) -> Workload:
     """A finished run's Gaussians before its first held-out camera, resized."""
-    from splatexp.finished import open_run
+    from splatexp.commands.open_run import open_run
 
     _, scene, splats = open_run(folder)
     camera = scene.test[0].camera.resized(width, height)
@@ -132,7 +132,7 @@ def trained(folder: str, width: int, height: int) -> Workload:
 
 def ply(path: str, width: int, height: int) -> Workload:
     """Gaussians of a .ply, seen along +z from one and a half times their extent away."""
-    from splatexp.export import load_ply
+    from splatexp.io.ply import load_ply
 
     raw = load_ply(path)
     middle = raw["means"].median(0).values

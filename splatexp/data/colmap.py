@@ -8,10 +8,10 @@ from pathlib import Path
 
 import torch
 
-from splatexp.data.images import BACKGROUNDS, Source, count_inside, find_masks, read_views
+from splatexp.data.colmap_model import read_model
 from splatexp.data.perturb import Perturb
 from splatexp.data.scene import Scene, hold_out
-from splatexp.data.sparse import read_model
+from splatexp.data.view_loader import BACKGROUNDS, Source, count_inside, find_masks, read_views
 
 
 @dataclass

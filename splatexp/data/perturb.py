@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from splatexp.cameras import Camera, focus
-from splatexp.choices import check_range
-from splatexp.motion import composed, exp_map, moved
-from splatexp.turntable import upright
+from splatexp.cameras.pinhole import Camera, focus
+from splatexp.cameras.rigid import composed, exp_map, moved
+from splatexp.cameras.turntable import upright
+from splatexp.settings.checks import check_range
 
 if TYPE_CHECKING:
     from splatexp.data.scene import Scene

@@ -11,15 +11,15 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image
 
-from splatexp.cameras import Camera
-from splatexp.choices import check_choice, check_range
+from splatexp.cameras.pinhole import Camera
+from splatexp.cameras.similarity import similarity
 from splatexp.data.colmap import data_folder
-from splatexp.data.images import BACKGROUNDS, Source, count_inside, find_masks, read_views, reading
 from splatexp.data.lens import Lens
 from splatexp.data.perturb import Perturb
 from splatexp.data.scene import Scene, View
 from splatexp.data.transforms import true_cameras
-from splatexp.similarity import similarity
+from splatexp.data.view_loader import BACKGROUNDS, Source, count_inside, find_masks, read_views, reading
+from splatexp.settings.checks import check_choice, check_range
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 FOCAL = 1.2  # longer sides: 43 mm on 35 mm film across the longer side, what telephones and portraits have

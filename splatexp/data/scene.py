@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from splatexp.cameras import Camera
-from splatexp.devices import sent
+from splatexp.cameras.pinhole import Camera
+from splatexp.system.devices import sent
 
 Colour = tuple[float, float, float]
 

@@ -18,12 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from splatexp.cameras import Camera
+from splatexp.cameras.pinhole import Camera
 from splatexp.data.colmap import data_folder
-from splatexp.data.images import BACKGROUNDS, Source, count_inside, find_masks, image_size, read_views
 from splatexp.data.lens import Lens
 from splatexp.data.perturb import Perturb
 from splatexp.data.scene import Scene, hold_out
+from splatexp.data.view_loader import BACKGROUNDS, Source, count_inside, find_masks, image_size, read_views
 
 MODELS = ("SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "OPENCV_FISHEYE", "PERSPECTIVE")
 SUFFIXES = ("", ".png", ".jpg", ".jpeg", ".JPG", ".PNG", ".webp")

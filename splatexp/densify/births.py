@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, pad
 
-from splatexp.densify.select import select
-from splatexp.densify.shape import Operator, Shape
-from splatexp.densify.survey import Context
-from splatexp.devices import sent
-from splatexp.edit import Edit
-from splatexp.image.covariance import Covariance
-from splatexp.image.plane import Plane
-from splatexp.image.pursuit import Found, pursue
+from splatexp.densify.context import Context
+from splatexp.densify.operator import Operator, Shape
+from splatexp.densify.pursuit import Found, pursue
+from splatexp.densify.selectors import select
+from splatexp.gaussians.covariance import Covariance
+from splatexp.gaussians.edit import Edit
+from splatexp.gaussians.plane import Plane
+from splatexp.system.devices import sent
 
 # of a pixel: its squared error, mean over channels; 1. Of a Gaussian: by how much it lowers that error
 SCORES = ("error", "one", "gain")

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from splatexp.choices import check_choice, check_range
+from splatexp.settings.checks import check_choice, check_range
 
 KINDS = ("none", "linear", "quadratic", "sqrt", "dash", "compound")
 

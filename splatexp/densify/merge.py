@@ -6,10 +6,10 @@ Notation: mass m = (2 pi)^{3/2} o s1 s2 s3, the integral of opacity over space; 
 import torch
 from torch import Tensor
 
-from splatexp.densify.shape import Shape, operator, replacing
-from splatexp.densify.transparency import finite_logits
-from splatexp.geometry import quaternions, rotations
-from splatexp.splats import Edit, Splats
+from splatexp.densify.opacity_split import finite_logits
+from splatexp.densify.operator import Shape, operator, replacing
+from splatexp.gaussians.geometry import quaternions, rotations
+from splatexp.gaussians.splats import Edit, Splats
 
 NEIGHBOURS = 8  # of each row, among which it finds its pair
 OPACITY_MAX = 0.99  # of a merged row; what blending clamps alpha to

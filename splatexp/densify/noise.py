@@ -2,9 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from splatexp.choices import check_range
-from splatexp.schedules import STEPS
-from splatexp.splats import Overwrite, Splats
+from splatexp.gaussians.splats import Overwrite, Splats
+from splatexp.settings.checks import STEPS, check_range
 from splatexp_kernels.noise import noise
 
 

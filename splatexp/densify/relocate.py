@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from splatexp.densify.select import running
-from splatexp.densify.shape import Shape, operator, others, replacing
-from splatexp.densify.transparency import shared
-from splatexp.splats import Edit, Splats
+from splatexp.densify.opacity_split import shared
+from splatexp.densify.operator import Shape, operator, others, replacing
+from splatexp.densify.selectors import running
+from splatexp.gaussians.splats import Edit, Splats
 
 
 @operator(births=0, opacity="mcmc", dim=0.6)

@@ -9,15 +9,14 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from splatexp.choices import check_choice, check_range
 from splatexp.densify import births
-from splatexp.densify.operate import OPERATORS, Shape
-from splatexp.densify.policy import due
-from splatexp.densify.score import evaluate, needs, parse
-from splatexp.densify.select import SELECTORS, select
-from splatexp.densify.survey import Context
-from splatexp.schedules import STEPS
-from splatexp.splats import Edit, Splats
+from splatexp.densify.context import Context
+from splatexp.densify.opacity_policy import due
+from splatexp.densify.operators import OPERATORS, Shape
+from splatexp.densify.scores import evaluate, needs, parse
+from splatexp.densify.selectors import SELECTORS, select
+from splatexp.gaussians.splats import Edit, Splats
+from splatexp.settings.checks import STEPS, check_choice, check_range
 
 # of rows, and the one of pixels, which has no plan from rows
 CHOICES = ChainMap(OPERATORS, {"birth": births.BIRTH})

@@ -9,22 +9,22 @@ from typing import ClassVar
 
 import torch
 
-from splatexp.cameras import Camera
-from splatexp.choices import check_range
+from splatexp.cameras.pinhole import Camera
+from splatexp.densify.context import Context
 from splatexp.densify.growth import Growth
-from splatexp.densify.named import Named
 from splatexp.densify.noise import Noise
-from splatexp.densify.operate import Shape, clone, prune
-from splatexp.densify.policy import Fade, Reset, due
+from splatexp.densify.opacity_policy import Fade, Reset, due
+from splatexp.densify.operators import Shape, clone, prune
 from splatexp.densify.rules import Rule
-from splatexp.densify.score import drawn_opacity
-from splatexp.densify.select import best, select
-from splatexp.densify.stats import CHANNELS, COUNTS, Sight, add, along_training, surveyed
-from splatexp.densify.survey import Context, Survey
-from splatexp.raster import Render
-from splatexp.schedules import STEPS
-from splatexp.seeds import generator
-from splatexp.splats import Edit, Overwrite, Splats
+from splatexp.densify.scores import drawn_opacity
+from splatexp.densify.selectors import best, select
+from splatexp.densify.statistics import CHANNELS, COUNTS, Sight, add, along_training, surveyed
+from splatexp.densify.survey import Survey
+from splatexp.gaussians.splats import Edit, Overwrite, Splats
+from splatexp.raster.rasterizer import Render
+from splatexp.settings.checks import STEPS, check_range
+from splatexp.settings.named import Named
+from splatexp.system.rng import generator
 
 __all__ = ["Context", "Fixed", "Ruled", "Strategy"]
 

@@ -15,7 +15,7 @@ from typing import Any
 from splatexp import __version__, doctor
 from splatexp.doctor import child, machine, software, training
 from splatexp.doctor.rows import BROKEN, MISSING, WORKS, Check, Row, examine
-from splatexp.explain import unknown
+from splatexp.settings.messages import unknown
 
 COLORS = {WORKS: "green", MISSING: "yellow", BROKEN: "red"}
 WIDEST = 120  # columns

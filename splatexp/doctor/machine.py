@@ -11,12 +11,12 @@ from importlib import util
 from pathlib import Path
 from typing import Any
 
-from splatexp.cgroups import processor_share
 from splatexp.doctor import child
 from splatexp.doctor.installed import mend, pip, system_package
 from splatexp.doctor.rows import BROKEN, MISSING, WORKS, Row, size
 from splatexp.doctor.software import failed, imported
 from splatexp.doctor.training import AGREES
+from splatexp.system.cgroups import processor_share
 
 MEMORY_ENOUGH = 3 * 2**28  # bytes; the default run takes 450 MiB, and stops where less than 256 MiB are left
 DISK_ENOUGH = 2**28  # bytes; the default run writes 40 MiB, a large scene many times that
@@ -27,7 +27,7 @@ DEVICES = ("/proc/driver/nvidia/version", "/dev/nvidia0", "/dev/dxg")  # Linux, 
 
 def processors(seconds: float) -> list[Row]:
     """Those of the machine, those that this process is bound to, and a container's share of them."""
-    from splatexp.provenance import _cpu_name
+    from splatexp.provenance.environment import _cpu_name
 
     bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     share = processor_share()
@@ -40,7 +40,7 @@ def memory(seconds: float) -> list[Row]:
     """The machine's memory, what is free of it, and what this process may take if that is less."""
     import psutil
 
-    from splatexp.memory import available
+    from splatexp.system.memory import available
 
     system, mine = psutil.virtual_memory(), available()
     row = Row(name="memory", state=WORKS, needed=True)

@@ -18,9 +18,9 @@ from splatexp.doctor.rows import says
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from splatexp.cameras import Camera
-    from splatexp.raster import Rasterizer
-    from splatexp.splats import Splats
+    from splatexp.cameras.pinhole import Camera
+    from splatexp.gaussians.splats import Splats
+    from splatexp.raster.rasterizer import Rasterizer
 
 Say = Callable[..., None]
 
@@ -32,7 +32,7 @@ def raster(say: Say) -> None:
     """A step, forward and backward, by the reference kernels and the CPU kernels: times, differences."""
     import torch
 
-    from splatexp.raster import CPU, Auto, Reference
+    from splatexp.raster.backends import CPU, Auto, Reference
 
     torch.set_num_threads(1)  # as a run has it
     say(auto=Auto().chosen().why)
@@ -74,7 +74,7 @@ def triton(say: Say) -> None:
     import triton  # type: ignore[import-not-found]
 
     say(version=triton.__version__)
-    from splatexp.raster import Triton
+    from splatexp.raster.backends import Triton
 
     _against_the_reference(say, Triton())
 
@@ -84,8 +84,8 @@ def gsplat(say: Say) -> None:
     import gsplat
 
     say(version=gsplat.__version__)
-    from splatexp.raster import Gsplat
-    from splatexp.raster.extension import compiled
+    from splatexp.raster.gsplat import Gsplat
+    from splatexp.raster.gsplat_build import compiled
 
     say(compiled=compiled())
     _against_the_reference(say, Gsplat())
@@ -93,7 +93,7 @@ def gsplat(say: Say) -> None:
 
 def _against_the_reference(say: Say, raster: Rasterizer) -> None:
     """A small step by a rasterizer for a GPU: how far it is from the reference, or why it cannot run here."""
-    from splatexp.raster import Reference
+    from splatexp.raster.backends import Reference
 
     reason = raster.missing(build=False)
     say(missing=reason)
@@ -129,7 +129,7 @@ def film(say: Say) -> None:
     import numpy as np
     from imageio_ffmpeg import get_ffmpeg_exe, get_ffmpeg_version
 
-    from splatexp.figures import save_video
+    from splatexp.io.figures import save_video
 
     say(path=get_ffmpeg_exe(), version=get_ffmpeg_version())
     with tempfile.TemporaryDirectory(prefix="splatexp-doctor-") as folder:
@@ -155,8 +155,8 @@ def _scene(count: int, size: int) -> tuple[Splats, Camera]:
     """Gaussians of all shapes in a cube, and a camera that has it in view."""
     import torch
 
-    from splatexp.cameras import Camera, look_at
-    from splatexp.model import Model
+    from splatexp.cameras.pinhole import Camera, look_at
+    from splatexp.train.initialization import Model
 
     random = torch.Generator().manual_seed(0)
     points, colors = torch.rand(2, count, 3, generator=random)
@@ -172,7 +172,7 @@ def _step(raster: Rasterizer, splats: Splats, camera: Camera) -> list[Tensor]:
     """Towards grey: the picture, and the gradient of every parameter."""
     import torch
 
-    from splatexp.losses import Loss
+    from splatexp.losses.photometric import Loss
 
     splats, camera = splats.to(raster.device), camera.to(raster.device)
     for param in splats.params.values():

@@ -34,7 +34,7 @@ def python(seconds: float) -> list[Row]:
 
 def this(seconds: float) -> list[Row]:
     """splatexp itself: version, hash of its code, revision, place."""
-    from splatexp.provenance import code_hash, git_revision
+    from splatexp.provenance.environment import code_hash, git_revision
 
     revision = git_revision() or ""
     commit = revision[:12] + "-dirty" * revision.endswith("-dirty")
@@ -83,7 +83,7 @@ def compiler(seconds: float) -> list[Row]:
 
 def wandb(seconds: float) -> list[Row]:
     """Weights & Biases: whether it imports, and where its runs go."""
-    from splatexp.tracking.weights import _logged_in
+    from splatexp.tracking.wandb import _logged_in
 
     row, worked = imported("wandb", seconds)
     mode = os.environ.get("WANDB_MODE", "")
@@ -122,7 +122,7 @@ def film(seconds: float) -> list[Row]:
 
 def lpips(folder: str, seconds: float) -> list[Row]:
     """The backbones of LPIPS in `folder`, "": torch's cache. A run asks `evaluate.lpips_weights` alone."""
-    from splatexp.metrics import BACKBONES
+    from splatexp.evaluation.metrics import BACKBONES
 
     wanted = list(BACKBONES.values())
     caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"

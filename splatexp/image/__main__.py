@@ -34,8 +34,8 @@ try:
     from pathlib import Path
     from typing import Any
 
-    from splatexp.finished import arguments
-    from splatexp.image.batch import PICTURES, Pair, each, guard, one_line, pairs
+    from splatexp.image.files import PICTURES, Pair, each, guard, one_line, pairs
+    from splatexp.settings.arguments import arguments
 except KeyboardInterrupt:  # as early as that
     print("stopped", file=sys.stderr)
     sys.exit(130)
@@ -76,8 +76,8 @@ def _encode(names: Words, words: Words) -> int:
         found = [pair for pair in found if not pair.target.exists()]
     if not own.get("overwrite"):
         guard(found)
-    from splatexp.cgroups import processors
     from splatexp.image import tasks
+    from splatexp.system.cgroups import processors
 
     jobs = _jobs(own, processors())
     if len(found) == 1:
@@ -114,7 +114,7 @@ def _decode(names: Words, words: Words) -> int:
 def _info(names: Words, words: Words) -> int:
     """Say what is in files."""
     own = arguments(words, {"json": bool})
-    from splatexp.image import describe
+    from splatexp.image.codec import describe
 
     if not names:
         raise ValueError("expected a file")
@@ -132,17 +132,17 @@ def _view(names: Words, words: Words) -> int:
     own = arguments(words, {"host": str, "port": int, "truth": str})
     if len(names) != 1:
         raise ValueError(f"expected one file, got {len(names)}")
-    from splatexp.image import page
+    from splatexp.image import viewer
 
-    with page.serving(Path(names[0]), **own) as address:
+    with viewer.serving(Path(names[0]), **own) as address:
         print(f"{names[0]}: {address}, until Ctrl-C", flush=True)
-        page.wait()
+        viewer.wait()
     return 0
 
 
 def _bench(names: Words, words: Words) -> int:
     """Compare codecs."""
-    from splatexp.image import bench
+    from splatexp.image.bench import bench
 
     own, rest = _split(words, bench.KNOWN)
     if len(names) != 1:

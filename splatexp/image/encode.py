@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from splatexp.choices import check_range
-from splatexp.image.decode import decode
-from splatexp.image.gsi import load
-from splatexp.image.pictures import Picture
-from splatexp.image.prefixes import framing
-from splatexp.image.rate import MOST
+from splatexp.image.codec.decode import decode
+from splatexp.image.codec.gsi import load
+from splatexp.image.fit.prefixes import framing
+from splatexp.image.fit.rate import MOST
+from splatexp.io.image_file import Picture
+from splatexp.settings.checks import check_range
 
 if TYPE_CHECKING:
     from splatexp.data.scene import Scene
-    from splatexp.image.plane import Plane
-    from splatexp.run import Run
+    from splatexp.gaussians.plane import Plane
+    from splatexp.run.run import Run
 
 GOALS = ("quality", "bytes", "bpp", "price", "levels")  # words that mean rate.<word>, but for the first
 IDLE = (
@@ -176,8 +176,8 @@ def _bytes(job: _Job, bpp: float) -> int:
 
 def _fitted(job: _Job, goal: str, share: float = 1.0, quality: float = math.inf) -> Encoded:
     """One fit to a goal, in a share of the steps; what is better than `quality` gives Gaussians back."""
-    from splatexp.data.image import scene_of
-    from splatexp.train import train
+    from splatexp.data.single_image import scene_of
+    from splatexp.train.loop import train
 
     run = _run(job, goal)
     if share < 1:
@@ -210,8 +210,8 @@ def _fitted(job: _Job, goal: str, share: float = 1.0, quality: float = math.inf)
 
 def _run(job: _Job, goal: str, *more: str) -> Run:
     """The run for a goal.  Raises: ValueError for a word that is none."""
-    from splatexp.config import build, compose
-    from splatexp.schema import Refused
+    from splatexp.config.build import build, compose
+    from splatexp.config.schema import Refused
 
     try:
         return build(compose([*_overrides(job, goal), *more]))

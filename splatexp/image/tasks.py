@@ -11,20 +11,22 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from splatexp.atomic import replaced
-from splatexp.image.batch import Pair, ended
+from splatexp.image.files import Pair, ended
+from splatexp.io.atomic import replaced
 
 PATIENCE = 5.0  # seconds that a process has to end by itself
 
 
 def encode(pair: Pair, words: Sequence[str]) -> str:
     """Encode a picture, decode what came, and say how it went.  Raises: OSError, ValueError."""
-    from splatexp.image import fidelity, gsi, pictures
-    from splatexp.image.decode import decode as decoded
+    from splatexp.image.bench import fidelity
+    from splatexp.image.codec import gsi
+    from splatexp.image.codec.decode import decode as decoded
     from splatexp.image.encode import encode as encoded
-    from splatexp.progress import Bar
+    from splatexp.io import image_file
+    from splatexp.train.progress import Bar
 
-    picture, began = pictures.read(pair.source), time.perf_counter()
+    picture, began = image_file.read(pair.source), time.perf_counter()
     with Bar(0, 1, show=sys.stderr.isatty()) as bar:
 
         def told(done: int, steps: int) -> None:
@@ -111,12 +113,13 @@ def decode(
     Warns: UserWarning of a file that is not all there.
     Raises: OSError, ValueError, with one line.
     """
-    from splatexp.image import gsi, pictures
-    from splatexp.image.decode import decode as decoded
+    from splatexp.image.codec import gsi
+    from splatexp.image.codec.decode import decode as decoded
+    from splatexp.io import image_file
 
     file = gsi.load(Path(pair.source).read_bytes())
     pixels = decoded(file, layers=layers, scale=scale, crop=crop)
-    pictures.write(pair.target, pixels, 8 * pixels.dtype.itemsize)
+    image_file.write(pair.target, pixels, 8 * pixels.dtype.itemsize)
     if file.lacks:
         warnings.warn(f"{pair.source}: {file.lacks}", stacklevel=2)
     return f"{pair.source} -> {pair.target}: {pixels.shape[1]} x {pixels.shape[0]}"

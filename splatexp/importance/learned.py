@@ -16,10 +16,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from splatexp.choices import check_range
-from splatexp.raster import Render
-from splatexp.schedules import STEPS
-from splatexp.splats import Overwrite, Splats, dimmed
+from splatexp.gaussians.splats import Overwrite, Splats, dimmed
+from splatexp.raster.rasterizer import Render
+from splatexp.settings.checks import STEPS, check_range
 from splatexp_kernels.adam import adam
 
 AVERAGE = "importance_average"

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import torch
 
-from splatexp.choices import check_range
+from splatexp.gaussians.splats import Splats
 from splatexp.importance.learned import Learned, learn
-from splatexp.splats import Splats
+from splatexp.settings.checks import check_range
 
 
 @dataclass

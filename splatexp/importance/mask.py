@@ -5,12 +5,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from splatexp.choices import check_range
-from splatexp.devices import sent
+from splatexp.gaussians.splats import Splats
 from splatexp.importance.learned import Learned, learn
-from splatexp.schedules import STEPS
-from splatexp.seeds import generator
-from splatexp.splats import Splats
+from splatexp.settings.checks import STEPS, check_range
+from splatexp.system.devices import sent
+from splatexp.system.rng import generator
 
 
 @dataclass

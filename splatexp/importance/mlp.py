@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from splatexp.choices import check_range
-from splatexp.devices import sent
+from splatexp.gaussians.splats import Splats
 from splatexp.importance.learned import Learned, learn
-from splatexp.seeds import generator
-from splatexp.splats import Splats
+from splatexp.settings.checks import check_range
+from splatexp.system.devices import sent
+from splatexp.system.rng import generator
 
 WIDTH, FEATURES = 32, 16
 LAYERS = tuple(f"importance_{kind}{layer}" for layer in (0, 1, 2) for kind in ("weight", "bias"))

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from splatexp.atomic import write_text
-from splatexp.cameras import Camera
+from splatexp.cameras.pinhole import Camera
+from splatexp.io.atomic import write_text
 
 if TYPE_CHECKING:
     from splatexp.data.scene import Scene

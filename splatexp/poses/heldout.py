@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from splatexp.cameras import Camera, focus
-from splatexp.losses import Loss
-from splatexp.motion import exp_map, moved
+from splatexp.cameras.pinhole import Camera, focus
+from splatexp.cameras.rigid import exp_map, moved
+from splatexp.cameras.similarity import pose_errors, similarity, zoom
+from splatexp.losses.photometric import Loss
 from splatexp.poses.rig import mean_errors
-from splatexp.similarity import pose_errors, similarity, zoom
 
 if TYPE_CHECKING:
     from splatexp.data.scene import Scene, View
-    from splatexp.raster import Rasterizer
-    from splatexp.splats import Splats
+    from splatexp.gaussians.splats import Splats
+    from splatexp.raster.rasterizer import Rasterizer
 
 RATE = 2e-3  # Adam's at the start: radians, and shares of the distance to what is looked at
 FACTORS = (4, 2, 1)  # a third of the steps each: pictures are reduced by these

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from splatexp.cameras import Camera, focus
-from splatexp.motion import dollied
-from splatexp.similarity import angles, pose_errors
+from splatexp.cameras.pinhole import Camera, focus
+from splatexp.cameras.rigid import dollied
+from splatexp.cameras.similarity import angles, pose_errors
 from splatexp_kernels.adam import adam
 
 if TYPE_CHECKING:
     from splatexp.data.scene import Scene, View
-    from splatexp.poses.learned import Learned
-    from splatexp.splats import Splats
+    from splatexp.gaussians.splats import Splats
+    from splatexp.poses.settings import Learned
 
 POSE, FOCAL = "camera.pose", "camera.focal"  # leaves of `Splats.shared`: [V,numbers] and [1]
 WHOLE = ("center", "extent")  # what a base has once, not per view

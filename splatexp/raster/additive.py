@@ -7,9 +7,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from splatexp.choices import check_range
 from splatexp.raster.kernels import Kernels
 from splatexp.raster.rasterizer import Render
+from splatexp.settings.checks import check_range
 from splatexp_kernels.blend import Attribution
 from splatexp_kernels.blend2d import blend2d
 from splatexp_kernels.tiles import Tiles

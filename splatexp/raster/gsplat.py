@@ -8,10 +8,10 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from splatexp.cameras import Camera, through_intrinsics
-from splatexp.raster import extension
+from splatexp.cameras.pinhole import Camera, through_intrinsics
+from splatexp.gaussians.splats import Splats
+from splatexp.raster import gsplat_build
 from splatexp.raster.rasterizer import Rasterizer, Render, attribute_by_autograd, dropped
-from splatexp.splats import Splats
 from splatexp_kernels import door
 from splatexp_kernels.blend import Attribution
 
@@ -34,7 +34,7 @@ class Gsplat(Rasterizer):
     shares in pixels are linear ones alone. Its authors have not tested other tiles than those of 16.
     """
 
-    distributed: bool = False  # under torchrun: one scene over several GPUs, see `splatexp.distributed`
+    distributed: bool = False  # under torchrun: one scene over several GPUs, see `splatexp.run.distributed`
 
     deterministic: ClassVar[bool] = False
     offers: ClassVar[frozenset[str]] = frozenset({"weight_sum", "weighted"})
@@ -63,7 +63,7 @@ class Gsplat(Rasterizer):
     @classmethod
     def missing(cls, build: bool = True) -> str:
         """What gsplat lacks; `build`: what can be compiled counts as there."""
-        return extension.missing(build)
+        return gsplat_build.missing(build)
 
     def alone(self) -> Rasterizer:
         """The same where one process has all rows."""
@@ -74,12 +74,12 @@ class Gsplat(Rasterizer):
         super().require()
         try:
             if self.distributed:
-                from splatexp import distributed  # which needs this package
+                from splatexp.run import distributed  # which needs this package
 
                 distributed.start()
-                distributed.one_by_one(extension.load)
+                distributed.one_by_one(gsplat_build.load)
             else:
-                extension.load()
+                gsplat_build.load()
         except RuntimeError as error:
             raise self.refusal(str(error)) from error
         if reason := door.gpu_missing():

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from splatexp.cameras import Camera, through_intrinsics
+from splatexp.cameras.pinhole import Camera, through_intrinsics
+from splatexp.gaussians.splats import Splats
 from splatexp.raster.precision import lowered
 from splatexp.raster.rasterizer import Rasterizer, Render, dropped
-from splatexp.splats import Splats
 from splatexp_kernels.blend import ALWAYS, LEFT_OUT, Attribution, attribute, blend
 from splatexp_kernels.project import project
 from splatexp_kernels.sh import sh

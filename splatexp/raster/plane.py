@@ -14,12 +14,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from splatexp.cameras import Camera
-from splatexp.choices import check_choice, check_range
-from splatexp.image import plane
-from splatexp.image.covariance import conics
+from splatexp.cameras.pinhole import Camera
+from splatexp.gaussians import plane
+from splatexp.gaussians.covariance import conics
 from splatexp.raster.precision import PRECISIONS, lowered
 from splatexp.raster.rasterizer import Drawing, Render, attribute_by_autograd
+from splatexp.settings.checks import check_choice, check_range
 from splatexp_kernels import door, extension
 from splatexp_kernels.blend import Attribution
 from splatexp_kernels.blend2d import MODES, blend2d

@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from splatexp.cameras import Camera
-from splatexp.choices import check_choice, check_range
+from splatexp.cameras.pinhole import Camera
 from splatexp.raster.precision import PRECISIONS
+from splatexp.settings.checks import check_choice, check_range
 from splatexp_kernels.blend import Attribution
 
 
@@ -94,7 +94,7 @@ class Drawing:
 
     def refusal(self, reason: str) -> ValueError:
         """That this machine cannot run it and why, and what it can run, in one line."""
-        from splatexp.raster import ORDER  # which needs this module
+        from splatexp.raster.backends import ORDER
 
         able = [f"raster={kind.__name__.lower()}" for kind in ORDER if not kind.missing()]
         others = f"; what can: {', '.join(able)}" if able else ""

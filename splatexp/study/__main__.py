@@ -20,7 +20,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from splatexp.study.conduct import Order, check, conduct
+from splatexp.study.runner import Order, check, conduct
 
 
 def main() -> int:
@@ -29,7 +29,7 @@ def main() -> int:
     if not words or {"-h", "--help", "help"} & set(words):
         print((__doc__ or "").strip())
         return 0 if words else 2
-    from splatexp.config import conf_dir, merged
+    from splatexp.config.build import conf_dir, merged
 
     try:
         names = [word.partition("=")[2] for word in words if word.startswith("study=")]

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from splatexp.io.svg_plot import Panel, spanning
 from splatexp.study.findings import COSTS, Findings, Metric, finite
-from splatexp.study.plots import Panel, spanning
 from splatexp.study.results import Result
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 360, 230, 44, 14, 8, 38

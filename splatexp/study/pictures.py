@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from splatexp.figures import ERROR_FULL, PAPER, colormap
+from splatexp.io.figures import ERROR_FULL, PAPER, colormap
 from splatexp.study.findings import Findings, Metric, finite
 from splatexp.study.results import Result
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from splatexp.choices import check_range
+from splatexp.settings.checks import check_range
 
 ROW_FLOATS = 14  # of a row of a .ply, besides 3 for each SH coefficient
 

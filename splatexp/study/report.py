@@ -10,12 +10,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from splatexp.atomic import write_text
-from splatexp.figures import ERROR_FULL, colormap
-from splatexp.study import charts, pictures, plots
+from splatexp.io import svg_plot
+from splatexp.io.atomic import write_text
+from splatexp.io.figures import ERROR_FULL, colormap
+from splatexp.study import charts, pictures
 from splatexp.study.fairness import listed
 from splatexp.study.findings import TOLD, Findings, Metric, find, finite
-from splatexp.study.plain import latex, long_form, markdown, scope
 from splatexp.study.results import Result
 from splatexp.study.tables import (
     change_table,
@@ -27,6 +27,7 @@ from splatexp.study.tables import (
     verdict_table,
     wanted,
 )
+from splatexp.study.text_report import latex, long_form, markdown, scope
 
 HERE = Path(__file__).parent
 BRIEF = 3  # parts that the verdict table names of what a variant changes
@@ -86,8 +87,8 @@ def page(findings: Findings) -> str:
         scenes=[(metric, scene_table(findings, metric)) for metric in findings.metrics],
         plots=[_plots(findings, first, scene) for scene in findings.scenes],
         scatter=_charts(charts.scatter(findings, first)),
-        legend=[(Markup(plots.key(n, line=True)), name) for n, name in enumerate(findings.variants)],
-        shapes=[(Markup(plots.key(0, shape=n)), name) for n, name in enumerate(findings.scenes)],
+        legend=[(Markup(svg_plot.key(n, line=True)), name) for n, name in enumerate(findings.variants)],
+        shapes=[(Markup(svg_plot.key(0, shape=n)), name) for n, name in enumerate(findings.scenes)],
         pairs=found,
         without=pictures.missing(found),
         first=first,
@@ -130,7 +131,7 @@ def _verdict(findings: Findings, metric: Metric) -> dict[str, Any]:
         word = comparison.verdict if comparison else cells[6]
         kind = KINDS.get(word, "base")
         text = f"{cells[2]} {metric.unit}, interval {cells[3]}"
-        bar = Markup(plots.interval(*ends[variant], bound, kind, text)) if variant in ends else ""
+        bar = Markup(svg_plot.interval(*ends[variant], bound, kind, text)) if variant in ends else ""
         needed = wanted(comparison) if comparison else ""
         changes = findings.changes(variant)
         sign, brief = SIGNS.get(word, ""), briefly(changes)
@@ -138,7 +139,7 @@ def _verdict(findings: Findings, metric: Metric) -> dict[str, Any]:
     return {
         "metric": metric,
         "rows": rows,
-        "ruler": Markup(plots.ruler(bound)),
+        "ruler": Markup(svg_plot.ruler(bound)),
         "tally": findings.tally(metric),
     }
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from splatexp.provenance import UNHEARD
+from splatexp.provenance.identity import UNHEARD
 
 # settings that cannot change a number, besides UNHEARD; the seed is paired over, not compared
 SILENT = {*UNHEARD, "seed", "data.path", "data.cache", "hydra"}
@@ -56,7 +56,7 @@ def read(folder: str | Path, variant: str, scene: str, seed: int) -> Result:
 
     Raises: OSError, ValueError with one line where it is not finished, or cannot be read.
     """
-    from splatexp.state import flat
+    from splatexp.settings.serialize import flat
 
     folder = Path(folder)
     if not (folder / "metrics.json").is_file():

@@ -2,8 +2,8 @@
 
 from splatexp.tracking.console import Console
 from splatexp.tracking.csv_table import Csv
-from splatexp.tracking.events import TensorBoard
+from splatexp.tracking.tensorboard import TensorBoard
 from splatexp.tracking.tracker import Session, Tracker, Trackers
-from splatexp.tracking.weights import WandB
+from splatexp.tracking.wandb import WandB
 
 __all__ = ["Console", "Csv", "Session", "TensorBoard", "Tracker", "Trackers", "WandB"]

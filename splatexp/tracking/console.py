@@ -3,7 +3,7 @@
 import time
 from dataclasses import dataclass
 
-from splatexp.choices import check_range
+from splatexp.settings.checks import check_range
 from splatexp.tracking.tracker import Scalars, Session, Tracker
 
 SHOWN = ("loss", "psnr", "ssim", "num_gaussians", "steps_per_second")  # and test_*; the rest is for tables

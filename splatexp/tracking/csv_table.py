@@ -11,8 +11,8 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from splatexp.atomic import replaced
-from splatexp.tracking.growing import Growing
+from splatexp.io.append import Growing
+from splatexp.io.atomic import replaced
 from splatexp.tracking.tracker import Rows, Scalars, Session, Tracker
 
 PLAIN = {int, float, type(None)}  # what is written as it is

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from splatexp.export import SH_C0
-from splatexp.geometry import rotations
-from splatexp.viewer.modes import cropped
+from splatexp.gaussians.geometry import rotations
+from splatexp.io.ply import SH_C0
+from splatexp.viewer.render_modes import cropped
 
 if TYPE_CHECKING:
     import numpy as np
 
     from splatexp.data.scene import View
-    from splatexp.splats import Splats
+    from splatexp.gaussians.splats import Splats
 
 FAINT = 1 / 255  # opacity below which nothing is seen
 HALF = 6e4  # covariances travel in half precision

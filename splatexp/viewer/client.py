@@ -10,12 +10,12 @@ import numpy as np
 
 from splatexp.viewer.browser import thumbnail
 from splatexp.viewer.pose import Pose
-from splatexp.viewer.turns import Wish
+from splatexp.viewer.render_queue import Wish
 
 if TYPE_CHECKING:
     from splatexp.data.scene import View
-    from splatexp.viewer.modes import Picture
-    from splatexp.viewer.page import Served
+    from splatexp.viewer.render_modes import Picture
+    from splatexp.viewer.server import Served
 
 HERE, BROWSER = "our rasterizer", "the browser"
 PHOTO = 400  # px, the photograph in the panel

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from splatexp.cameras import Camera
+    from splatexp.cameras.pinhole import Camera
     from splatexp.data.scene import View
-    from splatexp.raster import Render
+    from splatexp.raster.rasterizer import Render
 
 BEHIND = 0.05  # by so much of its depth a point must lie behind another to be hidden by it
 NEAR = 1e-3  # of the distance `far`: closer to the photograph's place, all that is seen is seen from there

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from splatexp.cameras import Camera, focus
-from splatexp.geometry import quaternions, rotations
+from splatexp.cameras.pinhole import Camera, focus
+from splatexp.gaussians.geometry import quaternions, rotations
 
 FRAMES = 24  # of a flight
 SECONDS = 0.7  # that it takes

@@ -9,13 +9,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from splatexp.choices import check_range
+from splatexp.settings.checks import check_range
 
 if TYPE_CHECKING:
     from splatexp.data.scene import Scene
-    from splatexp.run import Run
-    from splatexp.splats import Splats
-    from splatexp.survive import Signals
+    from splatexp.gaussians.splats import Splats
+    from splatexp.run.run import Run
+    from splatexp.system.signals import Signals
     from splatexp.tracking import Trackers
 
 Between = Callable[[int, "Splats"], None]
@@ -68,7 +68,7 @@ class Viewer:
         if not self.on:
             yield lambda step, splats: None
             return
-        from splatexp.viewer.live import watched
+        from splatexp.viewer.session import watched
 
         parts = (self, scene, run.raster, folder, run.steps, run.camera)
         with watched(*parts, stopping=lambda: bool(signals.heed())) as live:

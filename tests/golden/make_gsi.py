@@ -17,8 +17,8 @@ sys.path += [str(ROOT / "tests"), str(ROOT / "kernels")]  # what is installed co
 def main() -> None:
     from gsi_cases import cases
 
-    from splatexp.image.decode import decode
-    from splatexp.image.gsi import dump, load
+    from splatexp.image.codec.decode import decode
+    from splatexp.image.codec.gsi import dump, load
 
     folder = Path(__file__).parent / "gsi"
     folder.mkdir(exist_ok=True)

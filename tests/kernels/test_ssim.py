@@ -42,7 +42,7 @@ def test_reference_gradient_by_finite_differences():
 
 
 def test_reference_agrees_with_torchmetrics_inside():
-    from splatexp.metrics import mend_torchvision
+    from splatexp.evaluation.metrics import mend_torchvision
 
     mend_torchvision()
     from torchmetrics.functional.image import structural_similarity_index_measure

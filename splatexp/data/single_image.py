@@ -1,0 +1,108 @@
+"""One picture as a scene: a single view, which is trained on and measured."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from splatexp.cameras.pinhole import Camera
+from splatexp.data.scene import Scene, View
+from splatexp.io.image_file import Picture, read
+from splatexp.system.devices import sent
+
+LEVELS = 65535  # of a background
+
+
+@dataclass(eq=False)
+class PlaneView(View):
+    """A picture of 1 to 4 channels at full precision.
+
+    image: float32 [H,W,D] in [0,1]. bits: of a channel in its file.
+    """
+
+    bits: int = 8
+
+    FULL: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        size = (self.camera.height, self.camera.width)
+        shape = tuple(self.image.shape)
+        if self.image.dtype != torch.float32 or shape[:2] != size or not 1 <= shape[-1] <= 4:
+            raise ValueError(f"{self.name}: image: expected float32 {(*size, '1 to 4')}, got {shape}")
+
+    @cached_property
+    def sha256(self) -> str:
+        """SHA-256 of its values' bytes (float32, rows of pixels) and of its bits."""
+        return hashlib.sha256(self.image.cpu().numpy().tobytes() + bytes([self.bits])).hexdigest()
+
+    @property
+    def values(self) -> Tensor:
+        """The picture [H,W,D] in [0,1]."""
+        return self.image
+
+    def to(self, device: torch.device) -> PlaneView:
+        """As `View` says."""
+        if self.image.device == device:
+            return self
+        return replace(self, camera=self.camera.to(device), image=sent(self.image, device), _coarse=None)
+
+    def target(self, factor: int = 1, background: Tensor | None = None) -> tuple[Tensor, None, Camera]:
+        """As `View` says; alpha is a channel like the others, so that no background shows through."""
+        if factor == 1:
+            return self.image[None], None, self.camera
+        image, _, _, camera = self._reduced(factor)
+        return image[None], None, camera
+
+
+@dataclass(kw_only=True)
+class Image:
+    """One picture file, for rows of the plane."""
+
+    path: str = field(default="", metadata={"unit": "path"})  # the picture
+    crop: list[int] = field(default_factory=list)  # x, y, width, height px of the part that is taken; []: all
+
+    def __post_init__(self) -> None:
+        if self.crop and (len(self.crop) != 4 or min(self.crop) < 0 or min(self.crop[2:]) < 1):
+            raise ValueError(f"data.crop: expected x, y, width and height, got {list(self.crop)}")
+
+    def load(self) -> Scene:
+        """The picture as a scene, on a background of its mean colour.
+
+        Raises: FileNotFoundError, ValueError, one line, for what cannot be read.
+        """
+        if not self.path:
+            raise ValueError("data.path: expected a picture, got none; say data.path=<file>")
+        picture = read(Path(self.path))
+        if self.crop:
+            x, y, width, height = self.crop
+            if x + width > picture.width or y + height > picture.height:
+                got = f"{list(self.crop)} of {picture.width} x {picture.height}"
+                raise ValueError(f"data.crop: expected a part of the picture, got {got}")
+            picture = replace(picture, pixels=picture.pixels[y : y + height, x : x + width])
+        return scene_of(picture)
+
+
+def scene_of(picture: Picture) -> Scene:
+    """The scene of a picture; its background is a colour that 16 bits can tell."""
+    image = torch.from_numpy(picture.pixels).contiguous()
+    mean = (image.double().mean((0, 1)) * LEVELS).round() / LEVELS
+    view = PlaneView(picture.name, camera_of(picture.width, picture.height), image, bits=picture.bits)
+    behind: Any = tuple(mean.tolist())
+    return Scene(picture.name, [view], [view], extent=1.0, background=behind, fitted=True)
+
+
+def camera_of(width: int, height: int, zoom: float = 1.0, corner: tuple[float, float] = (0.0, 0.0)) -> Camera:
+    """A camera of the plane that sees `width` x `height` px of a picture that is enlarged `zoom` times.
+
+    corner: (x, y) px of the enlarged picture, where what it sees begins.
+    """
+    matrix = torch.eye(3)
+    matrix[0, 0] = matrix[1, 1] = zoom
+    matrix[0, 2], matrix[1, 2] = -corner[0], -corner[1]
+    return Camera(torch.eye(4)[None], matrix[None], width, height)
