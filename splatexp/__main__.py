@@ -156,7 +156,7 @@ def _run(app: Any, name: str, words: list[str]) -> None:
             refused.append(error)
             return None
 
-    with distributed.aside(run) as further:
+    with distributed.aside(run.raster) as further:
         app.run(name, once, [*words, *further, "hydra.mode=RUN"])
     if refused:
         raise refused[0]

@@ -19,16 +19,15 @@ from gsplat_stand_in import bound
 
 from splatexp.config.build import build, compose
 from splatexp.densify import Fixed, Rule, Ruled
-from splatexp.importance import NONE
 from splatexp.losses.photometric import Loss
 from splatexp.raster.gsplat import Gsplat
 from splatexp.run import distributed
 from splatexp.schedules.schedule import Schedule
+from splatexp.system.process_group import leads
 from splatexp.system.signals import Signals, Stopped
-from splatexp.train.dropout import Dropout
 from splatexp.train.loop import train
 from splatexp.train.optimizer import Adam
-from splatexp.train.smoothing import Smoothing
+from splatexp.train.recipe import Recipe
 from splatexp_kernels.blend import blend
 from splatexp_kernels.project import project
 from splatexp_kernels.sh import sh
@@ -36,7 +35,6 @@ from splatexp_kernels.tiles import tiles
 
 STEPS, EVERY, CAP = 6, 4, 90
 PARTS = {"loss": Loss(ssim=0.0, l1=1.0), "optimizer": Adam(), "schedule": Schedule(sh_every=2), "seed": 3}
-PARTS |= {"importance": NONE(), "dropout": Dropout(), "smoothing": Smoothing(), "regularizers": {}}
 GROW = Ruled(every=2, start=0, max_gaussians=CAP, grow=Rule("clone", "grad2d_mean", "top", share=0.3))
 
 
@@ -115,14 +113,21 @@ def loop(rank: int, folder: Path, case: str) -> dict[str, Any]:
     if case == "stop" and rank:
         signals.caught = 15  # only one of them hears it
     try:
+        recipe = Recipe(raster=raster, densify=densify, steps=STEPS, **PARTS)
         run(
-            splats, tiny.scene(), raster=raster, densify=densify, steps=STEPS, progress=True, tracker=Log(),
-            log_every=3, start=0, on_step=on_step, **PARTS,
-        )  # fmt: skip
+            splats,
+            tiny.scene(),
+            recipe,
+            start=0,
+            tracker=Log(),
+            log_every=3,
+            progress=True,
+            on_step=on_step,
+        )
         end = "done"
     except Stopped as stop:
         end = str(stop)
-    assert distributed.leads() == (rank == 0)
+    assert leads() == (rank == 0)
     if not rank:
         torch.save(splats.state_dict(), folder / "end.pt")
     return {"end": end, "called": called, "logged": logged, "rows": len(splats)}

@@ -5,6 +5,7 @@ differentiates anything, and never forgets it.
 """
 
 import json
+from copy import copy
 
 import pytest
 import simulated_device
@@ -64,12 +65,10 @@ def fit(name, words, raster, splats, steps=STEPS, **more):
     control = Ruled(**EVERYTHING, every=3, start=0, stop=8) if name == "everything" else run.densify
     control, learned = (toy_scene.compressed(each, STEPS / 15000) for each in (control, run.importance))
     penalties = {key: value for key, value in run.regularizer.items() if key != "transmittance"}
-    result = train(
-        splats, scene(), raster=raster, loss=run.loss, optimizer=run.optimizer, schedule=run.schedule,
-        densify=control, importance=learned, dropout=run.dropout, smoothing=run.smoothing, poses=run.camera,
-        regularizers=penalties | run.regularizer, steps=steps, batch=run.batch, progress=False,
-        log_every=1000, **more,
-    )  # fmt: skip
+    recipe = copy(run)
+    recipe.raster, recipe.densify, recipe.importance, recipe.steps = raster, control, learned, steps
+    recipe.regularizer = penalties | run.regularizer
+    result = train(splats, scene(), recipe, progress=False, log_every=1000, **more)
     return result, control, run.smoothing
 
 

@@ -219,7 +219,7 @@ def test_a_strategy_is_one_file_and_an_ablation_one_override(folder):
         "densify/mine",
         """\
         defaults:
-          - /schema/densify/ruled@_here_
+          - /schema/densify/rules@_here_
           - _self_
         every: 50
         weed: {operate: prune, score: opacity, select: below, threshold: 0.01, start: 6_000}

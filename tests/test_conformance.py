@@ -30,8 +30,7 @@ TO_FIRE = {  # what a tiny scene must be told so that every rule changes rows
     "taming": ["densify.large.threshold=0.05"],
     "fastgs": ["densify.clone.gate=['hits_sum >= 1']"],
     "error_tag": ["densify.weak.threshold=0.99"],
-    "error_tag_grad_01": ["densify.weak.threshold=0.99"],
-    "error_tag_grad_03": ["densify.weak.threshold=0.99"],
+    "ablation/error_tag_grad_03": ["densify.weak.threshold=0.99"],
 }
 
 

@@ -12,6 +12,7 @@ import tiny
 import torch
 from distributed_case import CAP, EVERY, PARTS, STEPS
 from distributed_case import rows as begun
+from support.training import fit
 
 from splatexp.config.build import build, compose, loader
 from splatexp.config.schema import Refused
@@ -19,7 +20,7 @@ from splatexp.densify import Fixed
 from splatexp.raster.backends import Reference
 from splatexp.raster.gsplat import Gsplat
 from splatexp.run import distributed
-from splatexp.train.loop import train
+from splatexp.system import process_group
 
 composer = cache(loader)
 CASE = Path(__file__).with_name("distributed_case.py")
@@ -49,9 +50,7 @@ def both(folder, case):
 def test_two_processes_train_as_one_with_two_views(tmp_path):
     (lead, other), rows = both(tmp_path, "plain")
     one = begun()
-    train(
-        one, tiny.scene(), raster=Reference(), densify=Fixed(), batch=2, steps=STEPS, progress=False, **PARTS
-    )
+    fit(one, tiny.scene(), raster=Reference(), densify=Fixed(), batch=2, steps=STEPS, **PARTS)
     order = rows["uid"].argsort()
     assert torch.equal(rows["uid"][order], one.uid) and torch.equal(
         rows["means"], torch.load(tmp_path / "5.pt")["means"]
@@ -107,7 +106,7 @@ def test_a_whole_run_leaves_one_folder(tmp_path):
 )
 def test_without_torchrun_or_gpus_it_is_refused(environment, line):
     with pytest.raises(ValueError, match=f"raster.distributed: expected .*({line})") as caught:
-        distributed.start(environment)
+        process_group.start(environment)
     assert "\n" not in str(caught.value)
 
 
@@ -133,7 +132,7 @@ def test_what_is_not_shared_is_refused(words):
 
 
 def test_alone_it_is_an_ordinary_rasterizer():
-    assert Gsplat(distributed=True, near=0.3).alone() == Gsplat(near=0.3) and distributed.leads()
+    assert Gsplat(distributed=True, near=0.3).alone() == Gsplat(near=0.3) and process_group.leads()
     assert Reference().alone() == Reference() and not Reference().distributed
     assert not Gsplat(distributed=True).offers and Gsplat().offers
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import simulated_codec
 
-from splatexp.image.bench import bench, codecs, fidelity, isolated_decode, report
+from splatexp.image.bench import bench, codecs, fidelity, isolated_decode, report, settings
 from splatexp.image.bench.bdrate import at_rate
 from splatexp.io import image_file
 
@@ -27,7 +27,7 @@ def order(tmp_path, monkeypatch):
         image_file.write(tmp_path / "photos" / f"{name}.png", smooth + rng.normal(0, 0.02, smooth.shape))
     (tmp_path / "photos" / "notes.txt").write_text("no picture")
     folder, out = str(tmp_path / "photos"), str(tmp_path / "out")
-    return lambda **more: bench.Order(
+    return lambda **more: settings.Order(
         **{"folder": folder, "out": out, "codecs": "gsi,jpeg", "bpp": "0.3,1"} | more
     )
 

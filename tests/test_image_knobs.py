@@ -8,22 +8,25 @@ import planes
 import pytest
 import tiny  # noqa: F401  one thread
 import torch
+from support.training import fit
 
 from splatexp.config.build import build, compose
+from splatexp.data.single_image import Image
 from splatexp.densify import Fixed, Rule, Ruled
 from splatexp.densify.opacity_policy import Reset
 from splatexp.image.fit.model import PlaneModel
 from splatexp.image.fit.optimizer import PlaneAdam, PlanePace
-from splatexp.importance import NONE
 from splatexp.losses.photometric import Loss
 from splatexp.raster.plane import Plane
 from splatexp.schedules.curve import Curve
-from splatexp.train.dropout import Dropout
-from splatexp.train.loop import train
-from splatexp.train.smoothing import Smoothing
 
 STEPS = 16
-PARTS = {"model": PlaneModel(count=30), "raster": Plane(backend="cpu"), "optimizer": PlaneAdam()}
+PARTS = {
+    "data": Image("drawn.png"),
+    "model": PlaneModel(count=30),
+    "raster": Plane(backend="cpu"),
+    "optimizer": PlaneAdam(),
+}
 PARTS |= {"schedule": PlanePace(), "loss": Loss(l1=0, ssim=0, l2=1), "densify": Fixed()}
 scene = cache(planes.scene)
 
@@ -31,11 +34,8 @@ scene = cache(planes.scene)
 def outcome(**parts):
     """All rows after some steps, as a digest."""
     parts = PARTS | parts
-    rows = parts["raster"].equipped(parts.pop("model")(scene()))
-    train(
-        rows, scene(), **parts, importance=NONE(), dropout=Dropout(), smoothing=Smoothing(), regularizers={},
-        steps=STEPS, progress=False,
-    )  # fmt: skip
+    rows = parts["raster"].equipped(parts["model"](scene()))
+    fit(rows, scene(), **parts, steps=STEPS)
     values = b"".join(row.detach().numpy().tobytes() for row in rows.params.values())
     return f"{len(rows)} rows, {sha256(values).hexdigest()}"
 

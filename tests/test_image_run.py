@@ -17,7 +17,6 @@ from splatexp.config.schema import Refused
 from splatexp.evaluation import evaluate, render
 from splatexp.gaussians.plane import OPACITY, Plane
 from splatexp.run.checkpoint import newest
-from splatexp.run.compatibility import is_picture
 from splatexp.run.state import State
 
 GROWS = ["densify=image", "densify.every=4", "densify.max_gaussians=60", "model.count=20"]
@@ -68,7 +67,7 @@ def test_a_run_fits_the_picture_and_leaves_numbers_pictures_and_a_checkpoint(run
     assert np.abs(shown - planes.pixels()).mean() < 0.02
     assert not list(folder.glob("point_cloud.*")) and not (folder / "turntable.mp4").exists()
     again, scene, rows = open_run(folder)
-    assert isinstance(rows, Plane) and len(rows) == 80 and is_picture(again) and scene.fitted
+    assert isinstance(rows, Plane) and len(rows) == 80 and again.is_image and scene.fitted
 
 
 def test_a_finished_run_is_measured_and_drawn_again(run, capsys):
@@ -244,7 +243,7 @@ def test_a_run_of_old_knows_its_model_and_optimizer(tmp_path, capsys):
             del cfg[group]
     save(cfg, tmp_path, words)
     run = load_run(tmp_path)
-    assert not is_picture(run)
+    assert not run.is_image
     assert [type(part).__name__ for part in (run.model, run.optimizer)] == ["Model", "Adam"]
 
 

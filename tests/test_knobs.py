@@ -7,13 +7,14 @@ from hashlib import sha256
 import pytest
 import tiny  # noqa: F401  one thread
 import torch
+from support.training import fit
 
 from splatexp.config.build import build, loader
 from splatexp.config.schema import Refused
 from splatexp.densify import Fade, Fixed, Reset, Rule, Ruled, Survey
 from splatexp.densify.growth import Growth
 from splatexp.densify.noise import Noise
-from splatexp.importance import MLP, NONE, Logit, Mask
+from splatexp.importance import MLP, Logit, Mask
 from splatexp.losses.photometric import Loss
 from splatexp.losses.regularizers import (
     SH,
@@ -34,13 +35,11 @@ from splatexp.schedules.curve import Curve
 from splatexp.schedules.schedule import Dash, Schedule
 from splatexp.testing import toy_scene
 from splatexp.train.dropout import Dropout
-from splatexp.train.loop import train
 from splatexp.train.optimizer import Adam, Decay
 from splatexp.train.smoothing import Smoothing
 
 STEPS = 32
-PARTS = {"raster": CPU(), "loss": Loss(), "optimizer": Adam(), "schedule": Schedule(sh_every=10)}
-PARTS |= {"densify": Fixed(), "importance": NONE(), "dropout": Dropout(), "smoothing": Smoothing()}
+PARTS = {"raster": CPU(), "schedule": Schedule(sh_every=10), "densify": Fixed()}
 
 
 @cache
@@ -54,7 +53,7 @@ def outcome(steps=STEPS, regularizers=(), **parts):
     """What is saved after some steps, and a held-out view drawn with them, as a digest."""
     splats, parts = toy_scene.rows(toy_scene.EXTENT), PARTS | parts
     penalties = {type(penalty).__name__: penalty for penalty in regularizers}
-    train(splats, scene(), **parts, regularizers=penalties, steps=steps, progress=False)
+    fit(splats, scene(), **parts, regularizer=penalties, steps=steps)
     view = scene().test[0]
     with torch.no_grad():
         image = parts["raster"](splats, view.camera, sh_degree=splats.sh_degree).image

@@ -322,10 +322,10 @@ def test_advice_names_what_helps_most_first():
 
 
 def test_a_step_takes_its_share():
-    whole = memory.rows_take(100_000, 3) + memory.pixels_take(640, 480)
-    assert 0.3 * whole < memory.step_takes(100_000, 3, 640, 480) < 0.7 * whole
-    assert memory.step_takes(0, 3, 640, 480) == memory.pixels_take(640, 480)
-    assert memory.rows_take(10, 4) > memory.rows_take(10, 3)
+    whole = memory_budget.rows_take(100_000, 3) + memory_budget.pixels_take(640, 480)
+    assert 0.3 * whole < memory_budget.step_takes(100_000, 3, 640, 480) < 0.7 * whole
+    assert memory_budget.step_takes(0, 3, 640, 480) == memory_budget.pixels_take(640, 480)
+    assert memory_budget.rows_take(10, 4) > memory_budget.rows_take(10, 3)
 
 
 def test_shrinking_takes_from_what_takes_more():

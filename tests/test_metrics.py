@@ -152,7 +152,8 @@ def test_protocol_id_reads_and_follows_the_definitions(monkeypatch) -> None:
 
 
 def test_importing_the_metrics_costs_nothing() -> None:
-    code = "import sys, splatexp.evaluation.metrics; print({'torch', 'torchmetrics', 'lpips'} & set(sys.modules))"
+    code = "import sys, splatexp.evaluation.metrics; "
+    code += "print({'torch', 'torchmetrics', 'lpips'} & set(sys.modules))"
     root = Path(__file__).parents[1]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
     assert done.stdout.strip() == "set()"

@@ -4,16 +4,11 @@ import numpy
 import pytest
 import tiny
 import torch
+from support.training import fit
 
 from splatexp.densify import Fixed
-from splatexp.importance import NONE
-from splatexp.losses.photometric import Loss
 from splatexp.raster.backends import CPU, Triton
 from splatexp.schedules.schedule import Schedule
-from splatexp.train.dropout import Dropout
-from splatexp.train.loop import train
-from splatexp.train.optimizer import Adam
-from splatexp.train.smoothing import Smoothing
 from splatexp_kernels import door
 
 pytest.importorskip("splatexp_kernels._cpu", exc_type=ImportError, reason="the C++ kernels are not built")
@@ -91,11 +86,7 @@ def test_two_steps_of_training_are_those_of_the_cpu():
     scene, ends = tiny.scene(), []
     for raster in (Triton(), CPU()):
         splats = shaped().to(raster.device)
-        result = train(
-            splats, scene, raster=raster, loss=Loss(), optimizer=Adam(), schedule=Schedule(sh_every=1),
-            densify=Fixed(), importance=NONE(), dropout=Dropout(), smoothing=Smoothing(), regularizers={},
-            steps=2, progress=False,
-        )  # fmt: skip
+        result = fit(splats, scene, raster=raster, schedule=Schedule(sh_every=1), densify=Fixed(), steps=2)
         ends.append((result.loss, splats))
     (loss, found), (exact, expected) = ends
     assert loss == pytest.approx(exact, rel=1e-4)

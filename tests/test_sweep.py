@@ -52,14 +52,14 @@ def test_jobs_are_one_group_in_wandb_with_their_overrides(command, tmp_path, mon
 
 
 def test_a_job_that_fails_is_noted_and_the_others_go_on(command, tmp_path, monkeypatch, capfd):
-    def broken(splats, scene, **settings):
-        if settings["seed"] == 1:
+    def broken(splats, scene, recipe, **settings):
+        if recipe.seed == 1:
             raise ZeroDivisionError("a bug")
-        return train(splats, scene, **settings)
+        return train(splats, scene, recipe, **settings)
 
     from splatexp.train.loop import train
 
-    monkeypatch.setattr("splatexp.train.loop.train", broken)
+    monkeypatch.setattr("splatexp.run.run.train", broken)
     assert command(*sweep("seed=1,2", folder="all")) == 1
     said = capfd.readouterr()
     assert column("all", "status") == ["failed", "done"]

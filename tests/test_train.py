@@ -3,20 +3,16 @@ import time
 import pytest
 import tiny
 import torch
+from support import training
 
 from splatexp.config.build import option
 from splatexp.densify import Fixed, Reset, Rule
 from splatexp.gaussians.splats import PARAMS
-from splatexp.importance import NONE
-from splatexp.losses.photometric import Loss
 from splatexp.losses.regularizers import Opacity
 from splatexp.raster.backends import Reference
 from splatexp.schedules.schedule import Schedule
-from splatexp.train.dropout import Dropout
 from splatexp.train.initialization import Model
-from splatexp.train.loop import train
 from splatexp.train.optimizer import Adam
-from splatexp.train.smoothing import Smoothing
 
 BUSY = option(
     "densify", "adc",
@@ -26,10 +22,8 @@ BUSY = option(
 
 
 def fit(splats, scene, steps, **more):
-    parts = {"raster": Reference(), "loss": Loss(), "optimizer": Adam(), "densify": Fixed()}
-    parts |= {"schedule": Schedule(sh_every=8), "importance": NONE(), "dropout": Dropout()}
-    parts |= {"smoothing": Smoothing(), "regularizers": {}, "progress": False}
-    return train(splats, scene, steps=steps, **(parts | more))
+    parts = {"raster": Reference(), "densify": Fixed(), "schedule": Schedule(sh_every=8)}
+    return training.fit(splats, scene, steps=steps, **(parts | more))
 
 
 def test_training_lowers_the_loss_and_counts_its_seconds():
@@ -42,7 +36,7 @@ def test_training_lowers_the_loss_and_counts_its_seconds():
     scene, tracker = tiny.scene(), Numbers()
     splats = Model(sh_degree=1, init_opacity=0.5)(scene)
     result = fit(
-        splats, scene, 30, tracker=tracker, log_every=10, regularizers={"opacity": Opacity()},
+        splats, scene, 30, tracker=tracker, log_every=10, regularizer={"opacity": Opacity()},
         on_step=lambda step, splats: time.sleep(0.02),
     )  # fmt: skip
     assert [step for step, _ in tracker.rows] == [9, 19, 29]

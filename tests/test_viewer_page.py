@@ -14,7 +14,7 @@ from splatexp.run.checkpoint import found, read
 from splatexp.run.checkpointer import Keeper
 from splatexp.viewer import Viewer
 from splatexp.viewer.pose import pose_of
-from splatexp.viewer.session import watched
+from splatexp.viewer.serve import watched
 
 viser = pytest.importorskip("viser", reason="the extra `viewer` is not installed")
 SMALL = ["data.size=48", "data.train_views=5", "data.test_views=2", "data.points=150", "data.samples=1"]
@@ -86,7 +86,7 @@ class Browser(threading.Thread):
                         data = link.recv(timeout=0.03)
                     except TimeoutError:
                         break
-                    self.pictures += sum(map(_is_picture, _messages(data)))
+                    self.pictures += sum(map(is_picture, _messages(data)))
                 time.sleep(0.01)
         except Exception as error:  # the server has closed
             self.failed = error
@@ -111,7 +111,7 @@ def _messages(data):
     return msgspec.msgpack.decode(plain)["messages"]
 
 
-def _is_picture(message):
+def is_picture(message):
     return message["type"] == "BackgroundImageMessage" and message["rgb_data"] is not None
 
 

@@ -19,7 +19,7 @@ from clocks import Clock, bandwidth, fma_rate
 from ops import OPS, has
 
 if TYPE_CHECKING:
-    from gpu import Report
+    from gpu_report import Report
 
 STEPS, QUICK_STEPS = 7_000, 500
 REPEATS = 20, 0.3  # calls at least, and about so many seconds

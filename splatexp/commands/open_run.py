@@ -24,7 +24,6 @@ def open_run(folder: str | Path) -> tuple[Run, Scene, Rows]:
     from splatexp.io.ply import load_ply
     from splatexp.poses.files import load_cameras
     from splatexp.run.checkpoint import newest
-    from splatexp.run.compatibility import is_picture
     from splatexp.run.state import State
 
     folder = Path(folder)
@@ -35,7 +34,7 @@ def open_run(folder: str | Path) -> tuple[Run, Scene, Rows]:
     run.settle()
     if run.raster.why:
         print(run.raster.why, file=sys.stderr)
-    if is_picture(run):
+    if run.is_image:
         saved = newest(folder / "checkpoints")
         if saved is None:
             raise FileNotFoundError(f"run: {folder} holds no checkpoint; checkpoint.every=0 wrote none")

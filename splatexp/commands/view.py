@@ -29,14 +29,13 @@ def opened(folder: str | Path) -> tuple[Run, Scene, Splats, int, bool]:
     from splatexp.commands.open_run import open_run
     from splatexp.config.build import load_run
     from splatexp.run.checkpoint import newest
-    from splatexp.run.compatibility import is_picture
     from splatexp.run.state import State
 
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"run: expected the folder of a run, got {folder} (no such folder)")
     run, saved = load_run(folder), newest(folder / "checkpoints")
-    if is_picture(run):
+    if run.is_image:
         raise ValueError(f"run: expected one of a scene, got a picture's; its page: {PAGE}")
     there = (folder / "point_cloud.ply").is_file()
     if saved is None and not there:
@@ -59,7 +58,7 @@ def view(run: str, host: str = "127.0.0.1", port: int = 8080, threads: int = 0) 
     from dataclasses import replace
 
     from splatexp.viewer import Viewer
-    from splatexp.viewer.session import watched
+    from splatexp.viewer.serve import watched
 
     settings = Viewer(on=True, host=host, port=port)
     try:

@@ -24,6 +24,7 @@ from splatexp.config.registry import keys_of, options
 from splatexp.config.schema import Refused, check, loosen, schema
 from splatexp.io.atomic import write_text
 from splatexp.settings.messages import explain
+from splatexp.settings.renames import migrate
 
 if TYPE_CHECKING:
     from splatexp.run.run import Run
@@ -64,7 +65,7 @@ def _fresh(folder: str) -> str:
 
 
 # groups that older runs say nothing of -> what they had
-BEFORE = {"camera": "fixed", "model": "model", "optimizer": "adam", "rate": "none"}
+BEFORE = {"camera": "fixed", "model": "scene", "optimizer": "adam", "rate": "none"}
 made: list[Path] = []  # folders that this process made for runs and sweeps
 OmegaConf.register_new_resolver("fresh", _fresh, use_cache=True, replace=True)
 
@@ -160,7 +161,8 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
             f"run: expected the folder of a run, got {folder} (no .hydra/config.yaml in it)"
         )
     try:
-        cfg = OmegaConf.merge(OmegaConf.structured(schema(Run)), OmegaConf.load(path))
+        saved = OmegaConf.create(migrate(_plain(path)))
+        cfg = OmegaConf.merge(OmegaConf.structured(schema(Run)), saved)
         assert isinstance(cfg, DictConfig)
         for group, usual in BEFORE.items():
             if OmegaConf.is_missing(cfg, group):
@@ -171,3 +173,11 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
         raise ValueError(f"{path}: {error}") from error
     except (OmegaConfBaseException, yaml.YAMLError) as error:
         raise ValueError(f"{path}: {explain(text(error), loader().known, lambda group: [])}") from error
+
+
+def _plain(path: Path) -> dict[str, Any]:
+    """Read a saved config.  Raises: Refused where it is no mapping."""
+    saved = OmegaConf.to_container(OmegaConf.load(path))
+    if not isinstance(saved, dict):
+        raise Refused(f"expected a mapping of settings, got {type(saved).__name__}")
+    return {str(key): value for key, value in saved.items()}

@@ -31,6 +31,7 @@ from splatexp.config.schema import (
     with_others,
 )
 from splatexp.settings.messages import explain
+from splatexp.settings.renames import ALIASES, new_key, new_option, new_value
 
 
 class Loader(ConfigLoaderImpl):
@@ -45,11 +46,12 @@ class Loader(ConfigLoaderImpl):
         validate_sweep_overrides: bool = True,
     ) -> DictConfig:
         """Compose, check and settle.  Raises: Refused."""
-        overrides = [switched(word) for word in overrides]
+        overrides = [switched(_accepted(word)) for word in overrides]
         try:
             said = OverridesParser.create().parse_overrides(overrides)
             said = [word for word in said if not word.is_sweep_override()]
             keys = {key for word in said for key in _said(word.key_or_group, word.value())}
+            _check_values(said)
             gone = [word.key_or_group for word in said if word.is_delete() and "." in word.key_or_group]
             if fixed := sorted(key for key in keys if key.rpartition(".")[2] == "_target_"):
                 raise Refused(f"{fixed[0]}: {FOLLOWS}")
@@ -215,3 +217,25 @@ def _said(key: str, value: Any) -> Iterator[str]:
 def text(error: BaseException) -> str:
     """An error's text and its cause's."""
     return f"{error}\n{error.__cause__ or ''}".strip()
+
+
+def _accepted(word: str) -> str:
+    """Return an override whose old name is still accepted by its new name."""
+    head, equals, value = word.partition("=")
+    key = head.lstrip("+~")
+    new = new_key(key, (ALIASES,))
+    return word if new is None else f"{head[: len(head) - len(key)]}{new}{equals}{value}"
+
+
+def _check_values(said: list[Override]) -> None:
+    """Check that no override uses the old name of an option or of a word.  Raises: Refused."""
+    for word in said:
+        if word.is_delete():
+            continue
+        key, value = word.key_or_group, word.value()
+        for name in value if isinstance(value, list) else [value]:
+            if not isinstance(name, str):
+                continue
+            new = new_option(key, name) or new_value(key, name)
+            if new != name:
+                raise Refused(f"{key}={name}: {name} is called {new} now")

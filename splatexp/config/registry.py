@@ -1,7 +1,7 @@
-"""All that can be chosen: a new plug-in is a dataclass, its line here and its file in conf/.
+"""The registry of all plug-ins: a new one is a dataclass, its line here and its file in conf/.
 
-What is chosen by name are the files of conf/<group>/: several may have one dataclass, with other values.
-A strategy made of rules is a file alone.
+The options of a group are the files of conf/<group>/. Several may have one dataclass, with other values; a
+strategy that is made of rules is a file alone.
 """
 
 import dataclasses
@@ -12,9 +12,10 @@ from typing import get_origin, get_type_hints
 
 @cache
 def options() -> dict[str, dict[str, type]]:
-    """Group -> schema -> dataclass; a schema is called like its class in lower case.
+    """Return the dataclasses that can be chosen, by group and by the name of their schema.
 
-    The imports stand inside, so that `--help` does not pay for torch.
+    `conf/<group>/<option>.yaml` builds on `/schema/<group>/<name>`. The imports stand inside, so that
+    `--help` does not wait for torch.
     """
     from splatexp import densify, importance, poses, raster, tracking
     from splatexp.data import colmap, photos, single_image, transforms
@@ -29,40 +30,55 @@ def options() -> dict[str, dict[str, type]]:
     from splatexp.schedules import schedule
     from splatexp.train import initialization, optimizer, rate
 
-    table: dict[str, list[type]] = {
-        "data": [dataset.Builtin, colmap.Colmap, transforms.Transforms, photos.Photos, single_image.Image],
-        "model": [initialization.Model, PlaneModel],
-        "raster": [
-            raster.Auto,
-            raster.Triton,
-            raster.Gsplat,
-            raster.CPU,
-            raster.Additive,
-            raster.Reference,
-            raster.Plane,
-        ],
-        "camera": [poses.Fixed, poses.Orbit, poses.Rot6d, poses.SE3],
-        "optimizer": [optimizer.Adam, PlaneAdam],
-        "schedule": [schedule.Schedule, schedule.Dash, PlanePace],
-        "densify": [densify.Ruled, densify.Fixed],
-        "rate": [rate.NONE, Scalar, Sequential, Vector],
-        "importance": [importance.NONE, importance.Logit, importance.MLP, importance.Mask],
-        "regularizer": [
-            regularizers.Opacity,
-            regularizers.Scale,
-            regularizers.ScaleBounds,
-            regularizers.Spatial,
-            regularizers.ScreenScale,
-            regularizers.SH,
-            regularizers.Erank,
-            regularizers.Thin,
-            regularizers.Transmittance,
-            regularizers.Logit,
-            Edge,
-        ],
-        "tracker": [tracking.Console, tracking.Csv, tracking.TensorBoard, tracking.WandB],
+    return {
+        "data": {
+            "builtin": dataset.Builtin,
+            "colmap": colmap.Colmap,
+            "transforms": transforms.Transforms,
+            "photos": photos.Photos,
+            "image": single_image.Image,
+        },
+        "model": {"scene": initialization.Model, "image": PlaneModel},
+        "raster": {
+            "auto": raster.Auto,
+            "triton": raster.Triton,
+            "gsplat": raster.Gsplat,
+            "cpu": raster.CPU,
+            "additive": raster.Additive,
+            "reference": raster.Reference,
+            "image": raster.Plane,
+        },
+        "camera": {"fixed": poses.Fixed, "orbit": poses.Orbit, "rot6d": poses.Rot6d, "se3": poses.SE3},
+        "optimizer": {"adam": optimizer.Adam, "image": PlaneAdam},
+        "schedule": {"full": schedule.Schedule, "dash": schedule.Dash, "image": PlanePace},
+        "densify": {"rules": densify.Ruled, "none": densify.Fixed},
+        "rate": {"none": rate.NONE, "scalar": Scalar, "sequential": Sequential, "vector": Vector},
+        "importance": {
+            "none": importance.NONE,
+            "logit": importance.Logit,
+            "mlp": importance.MLP,
+            "mask": importance.Mask,
+        },
+        "regularizer": {
+            "opacity": regularizers.Opacity,
+            "scale": regularizers.Scale,
+            "scalebounds": regularizers.ScaleBounds,
+            "spatial": regularizers.Spatial,
+            "screenscale": regularizers.ScreenScale,
+            "sh": regularizers.SH,
+            "erank": regularizers.Erank,
+            "thin": regularizers.Thin,
+            "transmittance": regularizers.Transmittance,
+            "logit": regularizers.Logit,
+            "edge": Edge,
+        },
+        "tracker": {
+            "console": tracking.Console,
+            "csv": tracking.Csv,
+            "tensorboard": tracking.TensorBoard,
+            "wandb": tracking.WandB,
+        },
     }
-    return {group: {cls.__name__.lower(): cls for cls in classes} for group, classes in table.items()}
 
 
 def has_options(kind: object) -> bool:

@@ -44,7 +44,11 @@ def schema(cls: type) -> type:
     for field in dataclasses.fields(cls):
         seen = Any if field.metadata.get("unit") == "words" else _seen(hints[field.name])
         if seen != hints[field.name]:
-            fields.append((field.name, seen, _default(field)))
+            is_option = has_options(
+                hints[field.name]
+            )  # the config group fills it, whatever the library's default
+            default = dataclasses.field(default=MISSING) if is_option else _default(field)
+            fields.append((field.name, seen, default))
     made = dataclasses.make_dataclass(f"{cls.__name__}Conf", fields, bases=(cls,), kw_only=True)
     made.__module__, made.__qualname__ = __name__, _pickled_name(cls)
     return made

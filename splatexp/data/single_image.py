@@ -64,6 +64,8 @@ class PlaneView(View):
 class Image:
     """One picture file, for rows of the plane."""
 
+    domain: ClassVar[str] = "image"
+
     path: str = field(default="", metadata={"unit": "path"})  # the picture
     crop: list[int] = field(default_factory=list)  # x, y, width, height px of the part that is taken; []: all
 

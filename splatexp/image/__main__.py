@@ -143,11 +143,12 @@ def _view(names: Words, words: Words) -> int:
 def _bench(names: Words, words: Words) -> int:
     """Compare codecs."""
     from splatexp.image.bench import bench
+    from splatexp.image.bench.settings import KNOWN, Order
 
-    own, rest = _split(words, bench.KNOWN)
+    own, rest = _split(words, KNOWN)
     if len(names) != 1:
         raise ValueError(f"expected one folder of pictures, got {len(names)}")
-    written, failed = bench.bench(bench.Order(names[0], extra=tuple(rest), **own), _say)
+    written, failed = bench.bench(Order(names[0], extra=tuple(rest), **own), _say)
     for path in written:
         print(path)
     return min(1, failed)

@@ -10,37 +10,30 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from splatexp.data.single_image import scene_of
 from splatexp.image.codec.decode import decode
 from splatexp.image.codec.gsi import load
 from splatexp.image.fit.prefixes import framing
 from splatexp.image.fit.rate import MOST
 from splatexp.io.image_file import Picture
+from splatexp.run.run import Run
 from splatexp.settings.checks import check_range
+from splatexp.train.loop import train
+from splatexp.train.recipe import RECIPE
 
 if TYPE_CHECKING:
     from splatexp.data.scene import Scene
     from splatexp.gaussians.plane import Plane
-    from splatexp.run.run import Run
 
 GOALS = ("quality", "bytes", "bpp", "price", "levels")  # words that mean rate.<word>, but for the first
-IDLE = (
-    "data",
-    "tracker",
-    "checkpoint",
-    "resume",
-    "evaluate",
-    "viewer",
-    "log_every",
-    "oom",
-    "memory",
-    "hydra",
-)
-IDLE += ("objective", "force", "ledger", "preset", "batch")  # parts of a run that encoding does without
+# Settings that encoding refuses: it makes no folder of a run, its data are given, and an image is one view.
+REFUSED = {each.name for each in fields(Run)} - set(RECIPE) - {"threads"}
+REFUSED |= {"data", "batch", "oom", "preset", "hydra"}
 TOLD = 0.3  # dB: a quality that is missed by more is worth a word
 QUALITY = 33.0  # dB, where nothing is asked for
 PIXELS_PER_ROW = 1500  # where nothing says how many Gaussians a picture begins with
@@ -135,7 +128,7 @@ def _goal(words: Sequence[str]) -> tuple[str, list[str]]:
         raise ValueError(
             f"{twice[0]}: expected once, got {' '.join(w for w in plain if _name(w) == twice[0])}"
         )
-    if idle := [name for name in names if name.partition(".")[0] in IDLE]:
+    if idle := [name for name in names if name.partition(".")[0] in REFUSED]:
         raise ValueError(f"{idle[0]}: no setting of encode; python -m splatexp preset=image_codec has it")
     goals = [word for word in plain if _name(word) in GOALS[:4]]
     if len(goals) > 1:
@@ -176,8 +169,6 @@ def _bytes(job: _Job, bpp: float) -> int:
 
 def _fitted(job: _Job, goal: str, share: float = 1.0, quality: float = math.inf) -> Encoded:
     """One fit to a goal, in a share of the steps; what is better than `quality` gives Gaussians back."""
-    from splatexp.data.single_image import scene_of
-    from splatexp.train.loop import train
 
     run = _run(job, goal)
     if share < 1:
@@ -193,12 +184,7 @@ def _fitted(job: _Job, goal: str, share: float = 1.0, quality: float = math.inf)
         if job.told is not None:
             job.told(job.done, before + run.steps)
 
-    train(
-        rows, scene, raster=run.raster, loss=run.loss, optimizer=run.optimizer, schedule=run.schedule,
-        densify=run.densify, importance=run.importance, dropout=run.dropout, smoothing=run.smoothing,
-        regularizers=run.regularizer, rate=run.rate, steps=run.steps, seed=run.seed, progress=False,
-        on_step=told,
-    )  # fmt: skip
+    train(rows, scene, run, progress=False, on_step=told)
     data = run.rate.file(rows, scene, run.raster)
     reached = _psnr(data, job.picture)
     if quality + SURE < reached < math.inf:

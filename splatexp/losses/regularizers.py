@@ -4,7 +4,7 @@ Notation: N Gaussians, [C,H,W,1] pixels; scales and opacities are those that are
 """
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -26,6 +26,8 @@ class Regularizer:
     anneal: Curve = field(default_factory=Curve)  # factor of the weight over the run
     start: int = field(default=0, metadata=STEPS)
     stop: int = field(default=0, metadata=STEPS)
+
+    domain: ClassVar[str] = "scene"  # or "image"
 
     def __post_init__(self) -> None:
         check_range("regularizer.weight", self.weight, 0)

@@ -16,7 +16,7 @@ from splatexp.cameras.pinhole import Camera, focus
 from splatexp.cameras.rigid import exp_map, moved
 from splatexp.cameras.similarity import pose_errors, similarity, zoom
 from splatexp.losses.photometric import Loss
-from splatexp.poses.rig import mean_errors
+from splatexp.poses.learned import mean_errors
 
 if TYPE_CHECKING:
     from splatexp.data.scene import Scene, View

@@ -9,7 +9,7 @@ from torch import Tensor
 from splatexp.cameras.pinhole import Camera
 from splatexp.cameras.rigid import composed, exp_map, moved, rotations_6d
 from splatexp.cameras.turntable import upright
-from splatexp.poses.settings import Learned, Poses
+from splatexp.poses.learned import Learned, Poses
 from splatexp.settings.checks import check_choice, check_range
 
 

@@ -7,7 +7,7 @@ import os
 from contextlib import suppress
 from typing import Any
 
-ASIDE = "multirun"  # where runs land; they may lie in the folder of the data
+OUTPUT_FOLDER = "multirun"  # where runs land; they may lie in the folder of the data
 
 
 def fingerprint(path: str | os.PathLike[str]) -> str:
@@ -21,7 +21,9 @@ def fingerprint(path: str | os.PathLike[str]) -> str:
         below[:] = sorted(
             name
             for name in below
-            if name[0] != "." and name != ASIDE and os.path.realpath(os.path.join(folder, name)) not in seen
+            if name[0] != "."
+            and name != OUTPUT_FOLDER
+            and os.path.realpath(os.path.join(folder, name)) not in seen
         )
         for name in sorted(name for name in names if name[0] != "."):
             _add(digest, os.path.relpath(os.path.join(folder, name), top), os.path.join(folder, name))

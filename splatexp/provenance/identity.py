@@ -11,28 +11,22 @@ from pathlib import Path
 from typing import Any
 
 from splatexp.provenance.environment import SOURCES, code_hash
-from splatexp.provenance.git import dirty_diff as dirty_diff
-
-UNHEARD = ("tracker", "checkpoint", "resume", "log_every", "threads", "memory", "objective", "evaluate")
-
-
-UNHEARD += ("force", "ledger", "viewer")
 
 
 def run_id(config: Mapping[str, Any], data_sha256: str, protocol: str) -> str:
-    """16 hex digits that two runs share if they are the same experiment: config, code, data, protocol.
+    """Return the identity of an experiment: 16 hex digits that follow from recipe, code, data and protocol.
 
-    Left out is what cannot change a number: where it is logged, noted, saved, continued and watched
-    (`tracker`, `log_every`, `ledger`, `checkpoint`, `resume`, `force`, `viewer`), what the machine gives
-    (`threads`, `memory`), what else is measured and drawn of the result (`evaluate`, `objective`), and where
-    the data lie: their hash is heard instead. A .ply to begin with and classes from outside the package
-    count by the bytes of their files. So an experiment has one id on every machine that holds the same code,
-    the compiled extension included.
+    Where the data lie is left out, since their hash is in it. A .ply to begin with and classes from outside
+    the package count by the bytes of their files. So an experiment has one identity on every machine that
+    holds the same code, the compiled extension included.
 
     Args:
-        config: resolved, with the `_target_` of every part: two classes may have the same settings.
+        config: what `Recipe.config` returns, with the `_target_` of every part: two classes may have the same
+            settings.
+        data_sha256: the hash of the scene; "" where it is not loaded.
+        protocol: the identity of the evaluation protocol.
     """
-    heard = {key: value for key, value in config.items() if key not in UNHEARD}
+    heard = dict(config)
     if isinstance(data := heard.get("data"), Mapping):
         heard["data"] = {key: value for key, value in data.items() if key not in ("path", "cache")}
     if isinstance(model := heard.get("model"), Mapping) and model.get("init_path"):

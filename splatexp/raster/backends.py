@@ -13,7 +13,7 @@ import torch
 import splatexp_kernels
 from splatexp.raster.gsplat import Gsplat
 from splatexp.raster.kernels import Kernels
-from splatexp.raster.rasterizer import Rasterizer
+from splatexp.raster.rasterizer import Drawing, Rasterizer
 from splatexp_kernels import door
 
 
@@ -76,6 +76,7 @@ class Triton(Kernels):
 # What `auto` tries, best first. A GPU before the CPU: it does the same work faster. Of the two for a GPU,
 # Triton has every knob and gives the same bits every time; gsplat is for cards and systems without Triton.
 ORDER: tuple[type[Rasterizer], ...] = (Triton, Gsplat, CPU)
+Drawing.alternatives = ORDER
 
 
 @dataclass

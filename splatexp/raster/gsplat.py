@@ -12,6 +12,7 @@ from splatexp.cameras.pinhole import Camera, through_intrinsics
 from splatexp.gaussians.splats import Splats
 from splatexp.raster import gsplat_build
 from splatexp.raster.rasterizer import Rasterizer, Render, attribute_by_autograd, dropped
+from splatexp.system import process_group
 from splatexp_kernels import door
 from splatexp_kernels.blend import Attribution
 
@@ -74,10 +75,8 @@ class Gsplat(Rasterizer):
         super().require()
         try:
             if self.distributed:
-                from splatexp.run import distributed  # which needs this package
-
-                distributed.start()
-                distributed.one_by_one(gsplat_build.load)
+                process_group.start()
+                process_group.one_by_one(gsplat_build.load)
             else:
                 gsplat_build.load()
         except RuntimeError as error:

@@ -33,6 +33,9 @@ class Plane(Drawing):
     Source: sum: Zhang et al. 2024, "GaussianImage"; normalized: Zhang et al. 2025, "Image-GS".
     """
 
+    domain: ClassVar[str] = "image"
+    name: ClassVar[str] = "image"  # type: ignore[assignment]
+
     mode: str = "sum"  # sum, normalized, alpha: see `blend2d`
     top_k: int = 0  # a pixel takes its so many largest weights; 0: all; at most 32 on the CPU
     tile_size: int = 16  # 8, 16 or 32: a tile has its square of pixels

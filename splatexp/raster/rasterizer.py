@@ -3,6 +3,8 @@
 Notation: C cameras, N Gaussians, [C,H,W,3] pictures before any clamp.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -52,6 +54,9 @@ class Drawing:
     backend: str  # of the kernels of the loss and the optimizer
     deterministic: ClassVar[bool] = True  # the same bits every time
     offers: ClassVar[frozenset[str]] = frozenset()  # fields of `Attribution` that `attribute` can give
+    alternatives: ClassVar[
+        tuple[type[Drawing], ...]
+    ] = ()  # what a refusal may recommend; filled by `backends`
     distributed = False  # over several GPUs: each process has a share of the rows
     why = ""  # of one that raster=auto took: which, and why no better one
 
@@ -76,7 +81,7 @@ class Drawing:
         """
         return ""
 
-    def alone(self) -> "Drawing":
+    def alone(self) -> Drawing:
         """The same where one process has all rows."""
         return self
 
@@ -94,9 +99,7 @@ class Drawing:
 
     def refusal(self, reason: str) -> ValueError:
         """That this machine cannot run it and why, and what it can run, in one line."""
-        from splatexp.raster.backends import ORDER
-
-        able = [f"raster={kind.__name__.lower()}" for kind in ORDER if not kind.missing()]
+        able = [f"raster={kind.__name__.lower()}" for kind in self.alternatives if not kind.missing()]
         others = f"; what can: {', '.join(able)}" if able else ""
         return ValueError(f"raster: {self.name} cannot run here: {reason}{others}")
 

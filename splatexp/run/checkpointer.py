@@ -7,16 +7,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from splatexp.run.checkpoint import found, write
-from splatexp.system import devices, memory
+from splatexp.run.checkpoint import Checkpoint, found, write
+from splatexp.run.memory_budget import rows_take, step_takes
+from splatexp.system import devices
+from splatexp.system.memory import Memory, Watch, available
 from splatexp.system.signals import Signals, Stopped
 from splatexp.train.step_log import sick
 
 if TYPE_CHECKING:
     from splatexp.data.scene import Scene
     from splatexp.gaussians.splats import Splats
-    from splatexp.run.run import Run
     from splatexp.run.state import State
+    from splatexp.train.recipe import Recipe
 
 
 class Keeper:
@@ -28,13 +30,20 @@ class Keeper:
     """
 
     def __init__(
-        self, run: Run, scene: Scene, state: State, folder: Path,
-        notes: Callable[[], dict[str, Any]], signals: Signals,
-    ):  # fmt: skip
+        self,
+        recipe: Recipe,
+        checkpoint: Checkpoint,
+        memory: Memory,
+        scene: Scene,
+        state: State,
+        folder: Path,
+        notes: Callable[[], dict[str, Any]],
+        signals: Signals,
+    ):
         self.state, self.folder, self.notes, self.signals = state, folder / "checkpoints", notes, signals
-        self.rule, self.steps, self.moves = run.checkpoint, run.steps, run.densify.moves
+        self.rule, self.steps, self.moves = checkpoint, recipe.steps, recipe.densify.moves
         self.size = scene.train[0].camera.width, scene.train[0].camera.height
-        self.watch, self.device = memory.Watch(run.memory.reserve), run.raster.device
+        self.watch, self.device = Watch(memory.reserve), recipe.raster.device
 
     def __call__(self, step: int, splats: Splats) -> None:
         """Raises: Stopped; MemoryError; FloatingPointError where parameters are no longer finite."""
@@ -57,15 +66,15 @@ class Keeper:
         """Bytes that a step takes of the host and frees, about."""
         if self.device.type != "cpu":
             return 0
-        return memory.step_takes(len(self.state.splats), self.state.splats.sh_degree, *self.size)
+        return step_takes(len(self.state.splats), self.state.splats.sh_degree, *self.size)
 
     def _short(self) -> bool:
         """Whether memory might not do for twice the rows that there are."""
         if not self.watch.reserve:
             return False
         there = devices.room(self.device)
-        left = there[1] if there else memory.available(self._takes())
-        rows = memory.rows_take(len(self.state.splats), self.state.splats.sh_degree)
+        left = there[1] if there else available(self._takes())
+        rows = rows_take(len(self.state.splats), self.state.splats.sh_degree)
         return left is not None and left < self.watch.reserve + rows
 
     def save(self) -> Path | None:

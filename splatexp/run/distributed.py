@@ -32,38 +32,40 @@ from splatexp.system.signals import Stopped
 if TYPE_CHECKING:
     from splatexp.data.scene import Scene
     from splatexp.densify.strategy import Strategy
-    from splatexp.raster.rasterizer import Render
-    from splatexp.run.run import Run
+    from splatexp.evaluation.evaluate import Evaluate
+    from splatexp.raster.rasterizer import Drawing, Render
     from splatexp.system.signals import Signals
+    from splatexp.train.recipe import Recipe
+    from splatexp.viewer.settings import Viewer
 
 APART = 1 << 40  # between the first new uids of two processes
 COUNTS = ("next_uid", "initial", "extent")  # in the state of rows, but no rows
 
 
 @contextmanager
-def aside(run: Run) -> Iterator[list[str]]:
+def aside(raster: Drawing) -> Iterator[list[str]]:
     """Words of the command line that give a process that does not lead a folder, which is gone afterwards."""
-    if not run.raster.distributed or os.environ.get("RANK", "0") == "0":
+    if not raster.distributed or os.environ.get("RANK", "0") == "0":
         yield []
         return
     with tempfile.TemporaryDirectory(prefix="splatexp-rank-") as folder:
         yield [f"hydra.run.dir='{folder}'"]
 
 
-def check(run: Run) -> None:
-    """Hold a run against what is shared among processes.  Raises: ValueError, one line."""
+def check(recipe: Recipe, evaluate: Evaluate, viewer: Viewer) -> None:
+    """Hold the settings of a run against what is shared among processes.  Raises: ValueError, one line."""
     asked = {
-        "importance": (run.importance.learns, "none"),
-        "camera": (run.camera.learns, "fixed"),
+        "importance": (recipe.importance.learns, "none"),
+        "camera": (recipe.camera.learns, "fixed"),
         "densify": (
-            any("absgrad" in run.densify.channels(step) for step in range(0, run.steps, 10)),
+            any("absgrad" in recipe.densify.channels(step) for step in range(0, recipe.steps, 10)),
             "scores that read no absolute gradients",
         ),
-        "evaluate.every": (run.evaluate.every > 0, "0"),
-        "evaluate.pictures": (run.evaluate.pictures > 0, "0"),
-        "batch": (run.batch > 1, "1, as each process has a view"),
-        "oom": (run.oom != "stop", "stop"),
-        "viewer": (run.viewer.on, "false"),
+        "evaluate.every": (evaluate.every > 0, "0"),
+        "evaluate.pictures": (evaluate.pictures > 0, "0"),
+        "batch": (recipe.batch > 1, "1, as each process has a view"),
+        "oom": (recipe.oom != "stop", "stop"),
+        "viewer": (viewer.on, "false"),
     }
     for name, (wrong, expected) in asked.items():
         if wrong:
@@ -80,9 +82,9 @@ def over(train: Callable[..., Any], signals: Signals, every: int) -> Callable[..
         every: steps between two checkpoints, 0: none.
     """
 
-    def trained(splats: Splats, scene: Scene, **known: Any) -> Any:
+    def trained(splats: Splats, scene: Scene, recipe: Recipe, **known: Any) -> Any:
         _check_sizes(scene)
-        steps, on_step, device = known["steps"], known["on_step"], known["raster"].device
+        steps, on_step, device = recipe.steps, known["on_step"], recipe.raster.device
         known["start"] = _told(known["start"])
         mine, tracker = share(splats), known["tracker"]
 
@@ -97,12 +99,12 @@ def over(train: Callable[..., Any], signals: Signals, every: int) -> Callable[..
                 elif signals.caught:
                     raise Stopped(signals.caught, f" after step {step + 1}")
 
-        densify = known["densify"]
-        cap = -(-densify.max_gaussians // dist.get_world_size())
-        known |= {"densify": Everyone(replace(densify, max_gaussians=cap), scene, known["seed"])}
+        own = copy.copy(recipe)
+        cap = -(-recipe.densify.max_gaussians // dist.get_world_size())
+        own.densify = Everyone(replace(recipe.densify, max_gaussians=cap), scene, recipe.seed)
         known |= {"on_step": between, "progress": known["progress"] and leads()}
         known["tracker"] = tracker and _Summed(tracker, device)
-        result = train(mine, _mine(scene), **known)
+        result = train(mine, _mine(scene), own, **known)
         if leads():
             splats.load_state_dict({name: tensor.to(device) for name, tensor in splats.state_dict().items()})
         return result

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,13 +13,12 @@ from splatexp.evaluation.metrics import protocol_of
 from splatexp.io.atomic import write_text
 from splatexp.provenance.environment import data_hashes, dirty_diff, provenance
 from splatexp.provenance.identity import run_id
-from splatexp.settings.serialize import settings
 from splatexp.tracking import Session
 
 if TYPE_CHECKING:
     from splatexp.data.scene import Scene
-    from splatexp.run.run import Run
     from splatexp.run.state import State
+    from splatexp.train.recipe import Recipe
 
 
 class Journal:
@@ -28,11 +27,19 @@ class Journal:
     A resumed run adds a part; the rest tells of the latest.
     """
 
-    def __init__(self, run: Run, scene: Scene, state: State, folder: Path, overrides: Sequence[str]):
+    def __init__(
+        self,
+        recipe: Recipe,
+        config: Mapping[str, Any],
+        scene: Scene,
+        state: State,
+        folder: Path,
+        overrides: Sequence[str],
+    ):
         self.scene, self.state = scene, state
         self.path, self.overrides = folder / "run.json", list(overrides)
-        config, protocol = settings(run), protocol_of(scene, run.data)
-        self.id = run_id(config, scene.fingerprint, protocol)
+        protocol = protocol_of(scene, recipe.data)
+        self.id = run_id(recipe.config(), scene.fingerprint, protocol)
         facts = {
             "overrides": self.overrides,
             "protocol": protocol,
@@ -43,7 +50,7 @@ class Journal:
         parts.append({"start": state.step, "began": _now(), "changes": state.news})
         self.contents = {"id": self.id, "config": config, **facts, "parts": parts}
         self.session = Session(
-            id=self.id, folder=folder, config=config, steps=run.steps, start=state.step, facts=facts
+            id=self.id, folder=folder, config=config, steps=recipe.steps, start=state.step, facts=facts
         )
         self._write()
         if diff := dirty_diff():

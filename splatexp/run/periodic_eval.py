@@ -8,42 +8,44 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from splatexp.data.scene import Scene
+    from splatexp.evaluation.evaluate import Evaluate
     from splatexp.gaussians.splats import Splats
-    from splatexp.run.run import Run
     from splatexp.tracking import Trackers
+    from splatexp.train.recipe import Recipe
 
 SHEET = 4  # views side by side on a sheet
 
 
-def looks(run: Run, scene: Scene, trackers: Trackers, folder: Path) -> Callable[[int, Splats], None]:
+def looks(
+    recipe: Recipe, settings: Evaluate, scene: Scene, trackers: Trackers, folder: Path
+) -> Callable[[int, Splats], None]:
     """To be called after every step; it looks where `evaluate.every` and `evaluate.pictures` say so."""
     from splatexp.evaluation.evaluate import aligning, means, measure, names_of
     from splatexp.evaluation.metrics import metric_set
 
-    settings = run.evaluate
     metrics = metric_set(settings.lpips_weights)[0] if settings.every else {}
 
     def due(step: int, every: int) -> bool:
         return every > 0 and (step + 1) % every == 0
 
     def look(step: int, splats: Splats) -> None:
-        if due(step, settings.every) and step + 1 < run.steps:
-            now = run.camera.placed(scene, splats)
-            rows = measure(splats, run.raster, now, metrics, align=aligning(now, settings))
+        if due(step, settings.every) and step + 1 < recipe.steps:
+            now = recipe.camera.placed(scene, splats)
+            rows = measure(splats, recipe.raster, now, metrics, align=aligning(now, settings))
             seen = {f"test_{name}": value for name, value in means(rows, names_of(metrics, rows), {}).items()}
             trackers.log(step, {name: value for name, value in seen.items() if value is not None})
         if due(step, settings.pictures):
             sheet(
                 folder / "pictures" / f"step_{step + 1:08d}.png",
                 splats,
-                run,
-                run.camera.placed(scene, splats),
+                recipe,
+                recipe.camera.placed(scene, splats),
             )
 
     return look
 
 
-def sheet(path: Path, splats: Splats, run: Run, scene: Scene) -> None:
+def sheet(path: Path, splats: Splats, recipe: Recipe, scene: Scene) -> None:
     """Write the first training views in one picture: photographs above, what is drawn of them below.
 
     Each has the height of the first.
@@ -55,7 +57,7 @@ def sheet(path: Path, splats: Splats, run: Run, scene: Scene) -> None:
 
     columns = []
     for view in scene.train[:SHEET]:
-        image = draw(splats, run.raster, scene, view.camera)[0].cpu()
+        image = draw(splats, recipe.raster, scene, view.camera)[0].cpu()
         column = torch.cat([view.values, image])
         height = 2 * scene.train[0].camera.height
         size = (height, max(1, round(column.shape[1] * height / len(column))))

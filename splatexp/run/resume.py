@@ -9,18 +9,16 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from splatexp.provenance.environment import code_hash
-from splatexp.run.checkpoint import found, newest, read
+from splatexp.run.checkpoint import Checkpoint, found, newest, read
 from splatexp.run.state import State
-from splatexp.settings.serialize import flat, settings
+from splatexp.settings.renames import migrate
+from splatexp.settings.serialize import flat
 from splatexp.train.initialization import Model
+from splatexp.train.recipe import RECIPE, Recipe
 
 if TYPE_CHECKING:
     from splatexp.data.scene import Scene
-    from splatexp.run.run import Run
 
-# settings that have no say in what is trained: no word when they change
-ASIDE = ("tracker", "checkpoint", "resume", "oom", "memory", "evaluate", "log_every", "threads", "objective")
-ASIDE += ("force", "ledger", "viewer")
 BANDED = ("shN", "grad.shN", "exp_avg.shN", "exp_avg_sq.shN")
 
 
@@ -51,38 +49,38 @@ def pick(folder: Path, wish: str) -> Contents | None:
     return chosen
 
 
-def resumed(run: Run, scene: Scene, folder: Path) -> State | None:
+def resumed(recipe: Recipe, resume: str, checkpoint: Checkpoint, scene: Scene, folder: Path) -> State | None:
     """The state that a run goes on from, whose `news` tell what was done; None where there is none.
 
     Raises: OSError; ValueError for a broken checkpoint or one that does not fit the settings.
     """
-    chosen = pick(folder, run.resume)
+    chosen = pick(folder, resume)
     if chosen is None:
         return None
     path, tensors, notes = chosen
     if not isinstance(notes.get("config"), dict):
         raise ValueError(f"{path}: it does not tell its settings")
-    now, before = flat(settings(run)), flat(notes["config"])
+    now, before = flat(recipe.config()), flat(migrate(notes["config"]))
     step = notes["step"]
-    if step > run.steps:
-        raise ValueError(f"steps: expected at least {step}, as {path.name} is there, got {run.steps}")
+    if step > recipe.steps:
+        raise ValueError(f"steps: expected at least {step}, as {path.name} is there, got {recipe.steps}")
     for name, usual in (("importance", None), ("camera", "Fixed")):
         if now[name] != (had := before.get(name, usual)):
             raise ValueError(f"{name}: expected {had} as in {path.name}, got {now[name]}")
-    lines = [f"resumed at step {step} of {run.steps} from {path}"]
+    lines = [f"resumed at step {step} of {recipe.steps} from {path}"]
     lines += _changes(before, now)
     bands = ""
-    if isinstance(run.model, Model):
-        tensors, bands = _with_bands(tensors, run.model.sh_degree, run.checkpoint.cut_sh)
+    if isinstance(recipe.model, Model):
+        tensors, bands = _with_bands(tensors, recipe.model.sh_degree, checkpoint.cut_sh)
     try:
-        state = State.of(tensors, notes, run.raster.device)
+        state = State.of(tensors, notes, recipe.raster.device)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     for name in ("isotropic", "form"):
-        had, wanted = getattr(state.splats, name, None), getattr(run.model, name, None)
+        had, wanted = getattr(state.splats, name, None), getattr(recipe.model, name, None)
         if had != wanted:
             raise ValueError(f"model.{name}: expected {had} as in {path.name}, got {wanted}")
-    run.raster.equipped(state.splats)
+    recipe.raster.equipped(state.splats)
     lines += [bands] if bands else []
     if notes.get("data_sha256") != scene.fingerprint:
         lines.append("the data are not those that it was trained on so far")
@@ -98,7 +96,7 @@ def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     lines = []
     for key in sorted(before.keys() | now.keys()):
         old, new = before.get(key, "none"), now.get(key, "none")
-        if old == new or key.partition(".")[0] in ASIDE:
+        if old == new or key.partition(".")[0] not in RECIPE:
             continue
         idle = "; without effect, for the rows are there" if key.startswith("model.init") else ""
         lines.append(f"{key}: {old} -> {new}{idle}")

@@ -1,4 +1,4 @@
-"""One run: its settings, which are the config, and what it does with them."""
+"""A run: a recipe, and everything around it: from loading the data to the summary."""
 
 from __future__ import annotations
 
@@ -6,19 +6,21 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 
-from splatexp.densify.strategy import Strategy
-from splatexp.evaluation.evaluate import Evaluate
-from splatexp.importance import Importance
-from splatexp.losses.photometric import Loss
-from splatexp.losses.regularizers import Regularizer
-from splatexp.poses import Poses
-from splatexp.raster.backends import Auto
-from splatexp.raster.rasterizer import Drawing
-from splatexp.run import compatibility, distributed
+import splatexp_kernels
+from splatexp.data.scene import Scene
+from splatexp.evaluation.evaluate import Evaluate, evaluate
+from splatexp.evaluation.summary import summary
+from splatexp.gaussians.rows import Rows
+from splatexp.gaussians.splats import Splats
+from splatexp.io.ply import save_ply, save_splat
+from splatexp.poses.files import save_cameras
+from splatexp.run import distributed
 from splatexp.run.checkpoint import Checkpoint, found
 from splatexp.run.checkpointer import Keeper
 from splatexp.run.manifest import Journal
@@ -26,119 +28,89 @@ from splatexp.run.out_of_memory import OutOfMemory, relieve, shrunken
 from splatexp.run.periodic_eval import looks
 from splatexp.run.resume import resumed
 from splatexp.run.state import State
-from splatexp.schedules.schedule import Pace
 from splatexp.settings.checks import check_choice, check_range
+from splatexp.settings.serialize import settings
 from splatexp.system import devices
 from splatexp.system.cgroups import processors
 from splatexp.system.memory import Memory, forget_peak, is_out
+from splatexp.system.process_group import leads
 from splatexp.system.rng import seed_everything
 from splatexp.system.signals import Signals
 from splatexp.tracking import Console, Tracker, Trackers
-from splatexp.train.dropout import Dropout
-from splatexp.train.optimizer import Updates
-from splatexp.train.rate import Rate
-from splatexp.train.smoothing import Smoothing
-from splatexp.viewer import Between, Viewer
+from splatexp.train.loop import train
+from splatexp.train.recipe import Recipe
+from splatexp.viewer.serve import opened
+from splatexp.viewer.settings import Between, Viewer
 
-if TYPE_CHECKING:
-    from splatexp.data.scene import Scene
-    from splatexp.gaussians.rows import Rows
-
-QUALITY = ("psnr", "psnr_u8", "ssim", "lpips_vgg", "lpips_alex", "lpips_vgg01")
-QUALITY += ("psnr_carried", "ssim_carried", "psnr_aligned", "ssim_aligned")
+QUALITY = (
+    "psnr",
+    "psnr_u8",
+    "ssim",
+    "lpips_vgg",
+    "lpips_alex",
+    "lpips_vgg01",
+    "psnr_carried",
+    "ssim_carried",
+    "psnr_aligned",
+    "ssim_aligned",
+)
 POSES = ("pose_rotation_deg", "pose_translation", "pose_focal_percent")
 OBJECTIVES = (*QUALITY, *POSES, "num_gaussians", "train_seconds", "wall_seconds", "peak_memory_bytes")
-SHOWN = 4  # held-out comparisons that go to the trackers
-
-
-class Data(Protocol):
-    """Where a scene comes from."""
-
-    def load(self) -> Scene:
-        """The scene, read whole.  Raises: OSError, ValueError with one line."""
-        ...
-
-
-class Source(Protocol):
-    """Where the first rows come from."""
-
-    def __call__(self, scene: Scene, seed: int = 0) -> Rows:
-        """The first rows, from (scene, seed) alone.  Raises: ValueError for a scene that gives none."""
+SHOWN = 4  # held-out comparisons that the trackers get
+NOT_IN_JOB_ID = {"in_job_id": False}  # metadata: a sweep over such a setting would run the same job again
 
 
 @dataclass(kw_only=True)
-class Run:
-    """Train one scene and measure it. The fields are the keys of the command line, in its order."""
+class Run(Recipe):
+    """A run: a recipe, and where it is stored, how it is logged and watched, and what is measured of it.
 
-    steps: int
-    seed: int = 0
-    threads: int = 0  # 0: all
-    data: Data
-    model: Source
-    raster: Drawing
-    camera: Poses
-    batch: int = 1  # views a step: the mean of what they lose
-    loss: Loss = field(default_factory=Loss)
-    optimizer: Updates
-    schedule: Pace
-    densify: Strategy
-    importance: Importance
-    rate: Rate
-    dropout: Dropout = field(default_factory=Dropout)
-    smoothing: Smoothing = field(default_factory=Smoothing)
-    regularizer: dict[str, Regularizer] = field(default_factory=dict)
+    Its fields, with those of `Recipe` before them, are the keys of the command line.
+    """
+
+    threads: int = 0  # of the CPU kernels; 0 takes all processors
     tracker: dict[str, Tracker] = field(default_factory=dict)
-    log_every: int = 50  # steps
+    log_every: int = 50  # steps between two logged rows
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
-    # auto: from the newest checkpoint in the run's folder; or another run's folder, or a file
+    # "auto" continues from the newest checkpoint in the run's folder; else another run's folder, or a file
     resume: str = ""
-    # when memory runs out: stop, with a checkpoint; shrink: go on with fewer rows or pixels
-    oom: str = "stop"
     memory: Memory = field(default_factory=Memory)
-    # refuse what may give other bits the next time; the CPU always gives the same
-    deterministic: bool = False
     evaluate: Evaluate = field(default_factory=Evaluate)
-    # what a sweep optimises: a name in metrics.json, or several
+    # what a sweep optimises: one or several names of numbers in metrics.json
     objective: str | list[str] = field(default="psnr", metadata={"unit": "words"})
-    force: bool = False  # in a sweep: run it although it is finished
-    # where sweeps note which jobs are done; "": nowhere
-    ledger: str = field(default="multirun/.ledger", metadata={"unit": "path"})
-    viewer: Viewer = field(default_factory=Viewer)
+    force: bool = field(default=False, metadata=NOT_IN_JOB_ID)  # a sweep runs the job even if it is finished
+    # the folder in which sweeps record the jobs that were begun; "" records nothing
+    ledger: str = field(default="multirun/.ledger", metadata={"unit": "path", **NOT_IN_JOB_ID})
+    viewer: Viewer = field(default_factory=Viewer, metadata=NOT_IN_JOB_ID)
 
     def __post_init__(self) -> None:
-        check_range("steps", self.steps, 1)
-        check_range("seed", self.seed, 0)
+        super().__post_init__()
         check_range("threads", self.threads, 0, 1024)
-        check_range("batch", self.batch, 1)
         check_range("log_every", self.log_every, 1)
         for name in self.objectives:
             check_choice("objective", name, OBJECTIVES)
-        check_choice("oom", self.oom, ("stop", "shrink"))
-        compatibility.is_picture(self)
-        if isinstance(self.raster, Auto):  # what is recorded of the run is what draws
-            self.raster = self.raster.chosen(self.deterministic, self.densify.wants)
-        if self.deterministic and not self.raster.deterministic:
-            raise ValueError(f"deterministic: expected false with raster={self.raster.name}, got true")
-        if missing := self.densify.wants - self.raster.offers:
-            raise ValueError(
-                f"densify: expected scores that raster={self.raster.name} can gather, "
-                f"got some that read {', '.join(sorted(missing))}"
-            )
-        if getattr(self.data, "guessed", False) and not self.camera.learns:
-            got = "whose cameras are guesses, got fixed; preset=head has all that goes with it"
-            raise ValueError(f"camera: expected orbit or another that learns with data=photos, {got}")
-        if "importance" in self.densify.words and not self.importance.learns:
-            raise ValueError("importance: expected logit, mlp or mask, as a rule reads it, got none")
+        if self.is_image:
+            self._check_image()
         if self.raster.distributed:
-            distributed.check(self)
+            distributed.check(self, self.evaluate, self.viewer)
+
+    def _check_image(self) -> None:
+        """Check the settings around the recipe of an image against what an image lacks."""
+        for name, value in (
+            ("viewer.on", self.viewer.on),
+            ("evaluate.turntable", self.evaluate.turntable),
+            ("evaluate.align", self.evaluate.align),
+            ("checkpoint.cut_sh", self.checkpoint.cut_sh),
+        ):
+            if value:
+                raise ValueError(f"{name}: expected false with data=image, got true")
 
     def __call__(self, folder: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-        """Everything from loading to the summary, into `folder`.  Returns: what metrics.json holds."""
+        """Load, train, measure and save the run into `folder`, and return what metrics.json holds."""
         return self.fit(*self.prepare(folder), folder, overrides)
 
     @property
     def objectives(self) -> tuple[str, ...]:
-        """What a sweep optimises, as names."""
+        """The names of what a sweep optimises."""
         return (self.objective,) if isinstance(self.objective, str) else tuple(self.objective)
 
     def settle(self) -> None:
@@ -155,7 +127,7 @@ class Run:
         seed_everything(self.seed)
 
     def prepare(self, folder: str | Path) -> tuple[Scene, State]:
-        """The scene, and the state to go on from: the first Gaussians, or a checkpoint as `resume` says.
+        """Load the scene, and make the state to start from: new Gaussians, or a checkpoint as `resume` says.
 
         Raises: OSError, ValueError with one line for input that cannot be used; nothing is written then.
         """
@@ -166,7 +138,9 @@ class Run:
         scene = self.data.load()
         for part in (*self.regularizer.values(), self.rate):
             part.check(scene)
-        state = resumed(self, scene, Path(folder)) if self.resume else None
+        state = None
+        if self.resume:
+            state = resumed(self, self.resume, self.checkpoint, scene, Path(folder))
         left = found(Path(folder, "checkpoints"))
         if left and not self.resume:
             raise ValueError(
@@ -177,20 +151,21 @@ class Run:
             state = State(self.raster.equipped(self.model(scene, self.seed)).to(self.raster.device))
             state.news += [f"nothing to resume in {folder}: begun anew"] if self.resume else []
         state.news[:0] = [self.raster.why] if self.raster.why else []
-        state.news = state.news if distributed.leads() else []
+        state.news = state.news if leads() else []
         state.began = began
         return scene, state
 
     def fit(
         self, scene: Scene, state: State, folder: str | Path, overrides: Sequence[str] = ()
     ) -> dict[str, Any]:
-        """Train, save, measure, show.
+        """Train from `state`, save the model, measure it, and return what metrics.json holds.
 
-        Raises: OSError when a file cannot be written; FloatingPointError; MemoryError; `survive.Stopped`.
+        Raises: OSError when a file cannot be written; FloatingPointError; MemoryError; `signals.Stopped`.
         """
         folder = Path(folder)
-        journal = Journal(self, scene, state, folder, overrides)
-        trackers, code = Trackers(self.tracker if distributed.leads() else {}), 1
+        journal = Journal(self, settings(self), scene, state, folder, overrides)
+        trackers = Trackers(self.tracker if leads() else {})
+        code = 1
         with Signals() as signals:
             try:
                 trackers.start(journal.session)
@@ -200,7 +175,7 @@ class Run:
                 code = getattr(stop, "code", 130)
                 raise
             except Exception as error:
-                if is_out(error) and not isinstance(error, OutOfMemory):  # loading is done, training too
+                if is_out(error) and not isinstance(error, OutOfMemory):  # loading and training are done
                     raise OutOfMemory.outside(error, folder) from error
                 raise
             finally:
@@ -211,15 +186,11 @@ class Run:
     def _fit(
         self, scene: Scene, state: State, folder: Path, trackers: Trackers, journal: Journal, signals: Signals
     ) -> dict[str, Any]:
-        from splatexp.evaluation.evaluate import evaluate, summary
-        from splatexp.gaussians.splats import Splats
-        from splatexp.io.ply import save_ply, save_splat
-        from splatexp.poses.files import save_cameras
-
-        keeper = Keeper(self, scene, state, folder, journal.notes, signals)
-        with self.viewer.opened(self, scene, folder, trackers, signals) as watch:
+        """Train, save and measure, while trackers, manifest and signal handlers are in place."""
+        keeper = Keeper(self, self.checkpoint, self.memory, scene, state, folder, journal.notes, signals)
+        with opened(self.viewer, self, scene, folder, trackers, signals) as watch:
             self._train(scene, state, trackers, keeper, watch)
-        if not distributed.leads():
+        if not leads():
             return {}
         scene = self.camera.placed(scene, state.splats)
         if self.camera.learns:
@@ -230,43 +201,53 @@ class Run:
             save_ply(folder / "point_cloud.ply", baked)
             save_splat(folder / "point_cloud.splat", baked)
         result = evaluate(
-            state.splats, self.raster.alone(), scene, folder, self.evaluate,
+            state.splats,
+            self.raster.alone(),
+            scene,
+            folder,
+            self.evaluate,
             train_seconds=state.record.seconds,
-            wall_seconds=state.wall(), peak_memory_bytes=state.peak(), peak_device_bytes=state.peak_device(),
-            data=self.data, overrides=journal.overrides, more=more,
+            wall_seconds=state.wall(),
+            peak_memory_bytes=state.peak(),
+            peak_device_bytes=state.peak_device(),
+            data=self.data,
+            overrides=journal.overrides,
+            more=more,
             run={"id": journal.id, "resumed": state.resumed, "shrunk": state.shrunk},
-        )  # fmt: skip
+        )
         self._show(result, folder, trackers)
         summary(result, folder)
         return result
 
     def _train(self, scene: Scene, state: State, trackers: Trackers, keeper: Keeper, watch: Between) -> None:
-        """The loop; again, with less, when memory has run out and `oom` is shrink."""
-        from splatexp.train.loop import train
+        """Run the loop, and run it again with less where memory has run out and `oom` is "shrink"."""
+        look = looks(self, self.evaluate, scene, trackers, keeper.folder.parent)
 
-        if self.raster.distributed:
-            train = distributed.over(train, keeper.signals, self.checkpoint.every)
-        shows = any(isinstance(tracker, Console) for tracker in self.tracker.values())
-        look = looks(self, scene, trackers, keeper.folder.parent)
+        def on_step(step: int, rows: Rows) -> None:
+            look(step, rows)
+            watch(step, rows)
+            keeper(step, rows)
 
-        def between(step: int, splats: Rows) -> None:
-            look(step, splats)
-            watch(step, splats)
-            keeper(step, splats)
-
+        fit = (
+            distributed.over(train, keeper.signals, self.checkpoint.every)
+            if self.raster.distributed
+            else train
+        )
         state.settle()
         while True:
-            densify, schedule = shrunken(self, state)
             try:
                 keeper.signals.patient = True
-                train(
-                    state.splats, scene, raster=self.raster, loss=self.loss, optimizer=self.optimizer,
-                    schedule=schedule, densify=densify, importance=self.importance, dropout=self.dropout,
-                    smoothing=self.smoothing, regularizers=self.regularizer, poses=self.camera,
-                    tracker=trackers, log_every=self.log_every, steps=self.steps, start=state.step,
-                    batch=self.batch, seed=self.seed, progress=shows, on_step=between, record=state.record,
-                    rate=self.rate,
-                )  # fmt: skip
+                fit(
+                    state.splats,
+                    scene,
+                    shrunken(self, state),
+                    start=state.step,
+                    record=state.record,
+                    tracker=trackers,
+                    log_every=self.log_every,
+                    progress=any(isinstance(tracker, Console) for tracker in self.tracker.values()),
+                    on_step=on_step,
+                )
                 return
             except Exception as error:
                 if not is_out(error):
@@ -278,25 +259,20 @@ class Run:
             relieve(self, lost, scene, state, keeper)
 
     def _show(self, result: dict[str, Any], folder: Path, trackers: Trackers) -> None:
-        """Give the trackers the held-out means, each view's, some of the comparisons drawn, and the model."""
-        import numpy as np
-        from PIL import Image
-
+        """Give the trackers the held-out means, the metrics of each view, some comparisons, and the model."""
         step = self.steps - 1
         trackers.log(step, {f"test_{name}": result[name] for name in QUALITY if result.get(name) is not None})
         trackers.table(step, "per_view", result["per_view"])
         for path in sorted((folder / "renders").glob("*.png"))[:SHOWN]:
             with Image.open(path) as picture:
                 trackers.image(step, path.stem, np.asarray(picture.convert("RGB")))
-        if not compatibility.is_picture(self):
+        if not self.is_image:
             trackers.file(folder / "point_cloud.ply")
 
 
 def _use_threads(threads: int, backend: str) -> None:
-    """Set the threads of kernels and torch, whatever an earlier run in this process has set."""
-    import splatexp_kernels
-
+    """Set the threads of the kernels and of torch, whatever an earlier run in this process has set."""
     if backend == "cpu":
         splatexp_kernels.set_num_threads(threads or processors())
-    # torch gets one of its own: its sums depend on their number, and its pool disturbs that of the kernels
+    # torch gets one thread: its sums depend on their number, and its pool disturbs that of the kernels
     torch.set_num_threads(1 if backend == "cpu" else threads or 1)

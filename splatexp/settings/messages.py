@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 
+from splatexp.settings.renames import new_key
+
 KINDS = {"Integer": "a whole number", "Float": "a number", "String": "a text"}
 
 
@@ -55,6 +57,8 @@ def unknown(key: str, known: Iterable[str]) -> str:
     if key in keys:
         needed = known[key] if isinstance(known, Mapping) else []
         return f"{key}: needs {_any_of(needed)}" if needed else f"{key}: write it as {key}=..."
+    if (new := new_key(key)) in keys:
+        return f"{key}: is called {new} now"
     parent, _, name = key.rpartition(".")
     sisters = {k.rpartition(".")[2]: k for k in keys if k.rpartition(".")[0] == parent}
     others = {k.rpartition(".")[2]: k for k in reversed(keys) if not k.startswith("hydra.")}

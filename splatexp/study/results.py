@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from splatexp.provenance.identity import UNHEARD
+from splatexp.settings.renames import migrate
+from splatexp.train.recipe import RECIPE
 
-# settings that cannot change a number, besides UNHEARD; the seed is paired over, not compared
-SILENT = {*UNHEARD, "seed", "data.path", "data.cache", "hydra"}
+# Settings of a recipe that cannot change a number; the seed is paired over, not compared.
+SILENT = {"seed", "data.path", "data.cache"}
 ABSENT = "absent"
 SHOWN = 5  # settings of a part that only one side has
 
@@ -65,7 +66,9 @@ def read(folder: str | Path, variant: str, scene: str, seed: int) -> Result:
     views = metrics.get("per_view")
     if not isinstance(views, list) or not all(isinstance(v, dict) and "view" in v for v in views):
         raise ValueError(f"{folder / 'metrics.json'}: expected views in per_view, got {views!r:.60}")
-    return Result(variant, scene, seed, folder, metrics, flat(_config(folder)), _rows(folder / "metrics.csv"))
+    return Result(
+        variant, scene, seed, folder, metrics, flat(migrate(_config(folder))), _rows(folder / "metrics.csv")
+    )
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -120,7 +123,7 @@ def _told(key: str, rest: Sequence[str], found: Mapping[str, tuple[Any, Any]], s
 
 
 def _silent(key: str) -> bool:
-    return key in SILENT or key.partition(".")[0] in SILENT
+    return key in SILENT or key.partition(".")[0] not in RECIPE
 
 
 def _same(one: Any, other: Any) -> bool:

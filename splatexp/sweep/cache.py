@@ -14,40 +14,40 @@ from typing import IO, TYPE_CHECKING, Any
 
 from splatexp.io.atomic import write_text
 from splatexp.provenance.fingerprint import fingerprint
-from splatexp.provenance.identity import UNHEARD, run_id
+from splatexp.provenance.identity import run_id
+from splatexp.settings.serialize import settings
+from splatexp.train.recipe import RECIPE
 
 if TYPE_CHECKING:
     from splatexp.run.run import Run
 
 CARD = "job.json"  # in a job's folder: which job it is, and how it went
-SILENT = {"force", "ledger", "viewer"}  # a sweep through these is a sweep through nothing
 TIMED = {"train_seconds", "wall_seconds", "peak_memory_bytes"}  # objectives that threads have a say in
 PAUSE = 0.2  # seconds between two looks at a job that another process has
 TRIES = 100  # to open a file in a folder that others may remove
 
 
 def job_id(run: Run, varied: Collection[str] = ()) -> str:
-    """16 hex digits that two jobs share if one need not be run where the other is done.
+    """Return the identity of a job: 16 hex digits; a job need not be run where one of equal identity is done.
 
-    Heard is what `provenance.run_id` hears, but that no data are read: a folder or file that a setting names
-    counts by the names, sizes and times of what is in it. Besides, what is measured and drawn (`evaluate`),
-    a checkpoint to begin with, and the threads where seconds or memory are the objective.
+    It follows from what the identity of a run follows from, but no data are read: a folder or file that a
+    setting names counts by the names, sizes and times of what is in it. Besides, it follows from what is
+    measured and drawn (`evaluate`), from a checkpoint to start from, and from the number of threads where
+    seconds or memory are the objective.
 
     Args:
-        varied: keys that a sweep goes through: those are heard even if they cannot change a picture.
+        varied: keys that a sweep varies: they count even if they cannot change a number of the result.
     """
-    from splatexp.settings.serialize import settings
-
-    config = settings(run)
-    told = {key.lstrip("+~").partition(".")[0] for key in varied} & set(UNHEARD) - SILENT
+    outside = {each.name for each in fields(run) if each.metadata.get("in_job_id", True)} - set(RECIPE)
+    told = {key.lstrip("+~").partition(".")[0] for key in varied} & outside
     extra = {
-        "evaluate": config["evaluate"] | {"lpips_weights": ""},
+        "evaluate": settings(run.evaluate) | {"lpips_weights": ""},
         "resume": run.resume if run.resume != "auto" else "",
         "threads": run.threads if TIMED & set(run.objectives) else 0,
-        "varied": {key: config[key] for key in sorted(told)},
+        "varied": {key: settings(getattr(run, key)) for key in sorted(told)},
         "files": dict(_files(run)),
     }
-    return run_id(config, "", json.dumps(extra, sort_keys=True, default=str))
+    return run_id(run.config(), "", json.dumps(extra, sort_keys=True, default=str))
 
 
 def _files(part: Any, at: str = "") -> Iterator[tuple[str, str]]:

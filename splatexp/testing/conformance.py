@@ -20,7 +20,6 @@ from splatexp.densify.rules import CHOICES
 from splatexp.densify.strategy import Context, Strategy
 from splatexp.gaussians.splats import Edit, Overwrite, Splats
 from splatexp.importance import NONE, Importance
-from splatexp.losses.photometric import Loss
 from splatexp.raster.backends import CPU
 from splatexp.raster.rasterizer import Rasterizer, Render
 from splatexp.schedules.schedule import Schedule
@@ -37,9 +36,9 @@ from splatexp.testing.invariants import (
     state_of,
     still,
 )
-from splatexp.train.dropout import Dropout
 from splatexp.train.loop import train
 from splatexp.train.optimizer import Adam
+from splatexp.train.recipe import Recipe
 from splatexp.train.smoothing import Smoothing
 
 MIDDLE = 41  # steps done where a run is interrupted: between two events, with gradients that wait
@@ -108,13 +107,17 @@ def _fit(
             raise _Interrupted
 
     try:
-        train(
-            splats, scene,
-            raster=raster, loss=Loss(), schedule=Schedule(sh_every=20), dropout=Dropout(), regularizers={},
-            optimizer=Adam(opacity_logits=0.3, update_every=[2]), smoothing=Smoothing(amount=0.2, every=5),
-            densify=watch or deepcopy(strategy), importance=deepcopy(importance),
-            steps=toy_scene.STEPS, start=start, seed=seed, progress=False, on_step=keep,
-        )  # fmt: skip
+        recipe = Recipe(
+            steps=toy_scene.STEPS,
+            seed=seed,
+            raster=raster,
+            optimizer=Adam(opacity_logits=0.3, update_every=[2]),
+            schedule=Schedule(sh_every=20),
+            densify=watch or deepcopy(strategy),
+            importance=deepcopy(importance),
+            smoothing=Smoothing(amount=0.2, every=5),
+        )
+        train(splats, scene, recipe, start=start, progress=False, on_step=keep)
     except _Interrupted:
         pass
     return states

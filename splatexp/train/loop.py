@@ -11,21 +11,14 @@ from torch import Tensor
 
 from splatexp.data.scene import Scene
 from splatexp.data.view_cache import Resident
-from splatexp.densify.strategy import Context, Strategy
+from splatexp.densify.context import Context
 from splatexp.gaussians.rows import Rows
-from splatexp.importance import Importance
-from splatexp.losses.photometric import Loss
-from splatexp.losses.regularizers import Regularizer
-from splatexp.poses import Poses, Rig
-from splatexp.raster.rasterizer import Drawing, Render
-from splatexp.schedules.schedule import Pace
+from splatexp.poses.learned import Rig
+from splatexp.raster.rasterizer import Render
 from splatexp.system.devices import sent, synchronize
 from splatexp.system.rng import generator
-from splatexp.train.dropout import Dropout
-from splatexp.train.optimizer import Updates
 from splatexp.train.progress import Bar
-from splatexp.train.rate import Rate
-from splatexp.train.smoothing import Smoothing
+from splatexp.train.recipe import Recipe
 from splatexp.train.step_log import Record, Sight, together
 
 
@@ -46,59 +39,82 @@ class TrainResult:
 
 
 def train(
-    splats: Rows, scene: Scene, *, raster: Drawing, loss: Loss, optimizer: Updates, schedule: Pace,
-    densify: Strategy, importance: Importance, dropout: Dropout, smoothing: Smoothing,
-    regularizers: Mapping[str, Regularizer], poses: Poses | None = None, tracker: Log | None = None,
-    log_every: int = 50, steps: int, start: int = 0, batch: int = 1, seed: int = 0, progress: bool = True,
-    on_step: Callable[[int, Rows], None] | None = None, record: Record | None = None,
-    rate: Rate | None = None,
-) -> TrainResult:  # fmt: skip
-    """Fit rows to views, in place; `on_step` comes after a step, off the clock.  Raises: `Record.weigh`."""
-    record, rate, step, total = record or Record(), rate or Rate(), start - 1, torch.tensor(math.nan)
+    splats: Rows,
+    scene: Scene,
+    recipe: Recipe,
+    *,
+    start: int = 0,
+    record: Record | None = None,
+    tracker: Log | None = None,
+    log_every: int = 50,
+    progress: bool = True,
+    on_step: Callable[[int, Rows], None] | None = None,
+) -> TrainResult:
+    """Fit rows to the training views of a scene, in place, and return what that took.
+
+    Args:
+        splats: the Gaussians to start from; those of a checkpoint with `start` above 0.
+        scene: the views to fit.
+        recipe: every setting that can change a number.
+        start: the steps that are done already.
+        record: the sums over the run so far, of which the logged rows are made.
+        tracker: gets a row of numbers every `log_every` steps, and after the last.
+        progress: whether to show a progress bar.
+        on_step: called after each step, off the clock, with the step and the rows.
+
+    Raises: FloatingPointError where a loss is not finite.
+    """
+    record = record or Record()
+    steps, seed, backend = recipe.steps, recipe.seed, recipe.raster.backend
+    densify, importance, optimizer, rate = recipe.densify, recipe.importance, recipe.optimizer, recipe.rate
     if not start:
         importance.begin(splats, seed)
         rate.begin(splats, scene)
-    schedule = schedule.fitted(scene.train)
-    rig = (poses or Poses()).rig(scene, splats, views := Resident(scene.train, raster.device))
-    context = Context(seed=seed, steps=steps, scene=scene, raster=raster, views=rig.views)
-    rest = (densify, importance, dropout, regularizers, rate, record)
-    look = _Look(splats, scene, views, rig, raster, loss, *rest)
+    schedule = recipe.schedule.fitted(scene.train)
+    views = Resident(scene.train, recipe.raster.device)
+    rig = recipe.camera.rig(scene, splats, views)
+    context = Context(seed=seed, steps=steps, scene=scene, raster=recipe.raster, views=rig.views)
+    look = _Look(splats, scene, views, rig, recipe, record)
+    step, total = start - 1, torch.tensor(math.nan)
     with Bar(start, steps, progress) as bar:
         for step in range(start, start if record.ended else steps):
             with record.clock("seconds"):
                 splats.between = not splats.waiting  # else this backward pass adds to what earlier ones left
-                degree = schedule.sh_degree(step, splats.sh_degree)
-                context.factor, context.sh_degree = schedule.factor(step), degree
+                context.factor = schedule.factor(step)
+                context.sh_degree = schedule.sh_degree(step, splats.sh_degree)
                 rate.ready(splats, scene, step, steps)
-                sights = look(step, context, batch)
-                splats.between, sight = False, together(sights)
+                sights = look(step, context)
+                splats.between = False
+                sight = together(sights)
                 total = sight.total
                 with record.clock("control"):
                     for each in sights:
                         densify.observe(step, splats, each.render, each.camera)
                 rates = schedule.rates(step, steps, len(splats), splats.initial, splats.sh_degree)
                 visible = torch.cat([each.render.visible for each in sights])
-                optimizer.step(splats, step, rates=rates, visible=visible, backend=raster.backend)
-                importance.update(splats, step, steps, raster.backend, seed)
-                rig.update(step, steps, raster.backend)
-                rate.update(splats, scene, raster, sights[-1].terms, step, steps)
-                context.cap, context.worth = rate.count(splats, step, steps), rate.worth(splats, step)
+                optimizer.step(splats, step, rates=rates, visible=visible, backend=backend)
+                importance.update(splats, step, steps, backend, seed)
+                rig.update(step, steps, backend)
+                rate.update(splats, scene, recipe.raster, sights[-1].terms, step, steps)
+                context.cap = rate.count(splats, step, steps)
+                context.worth = rate.worth(splats, step)
                 context.rate = optimizer.means * rates["means"] * splats.extent
                 with record.clock("control"):
                     for edit in chain(densify.plan(step, splats, context), rate.plan(splats, step, steps)):
                         record.edited(edit, splats.apply(edit))
-                smoothing.update(splats, rig.train, step, steps)
-                last = optimizer.finish(splats, sights[-1], raster, step, steps, record.best)
+                recipe.smoothing.update(splats, rig.train, step, steps)
+                last = optimizer.finish(splats, sights[-1], recipe.raster, step, steps, record.best)
                 record.stepped(total, last and step + 1 < steps)
                 splats.between = True
-                if last or (step + 1) % log_every == 0:
+                due = last or (step + 1) % log_every == 0
+                if due:
                     record.confirm()
-                    synchronize(raster.device)  # what the clock has not seen yet is no step's work
+                    synchronize(recipe.raster.device)  # what the clock has not seen yet is no step's work
             if bar.due or last:
                 bar.draw(step + 1, f"loss {total.item():.4f}  {sight.psnr:5.2f} dB  N {len(splats):,}")
-            if tracker is not None and (last or (step + 1) % log_every == 0):
+            if tracker is not None and due:
                 with record.clock("logging"):
-                    values = record.row(sight, splats, weight=loss.ssim, backend=raster.backend)
+                    values = record.row(sight, splats, weight=recipe.loss.ssim, backend=backend)
                     values |= look.status(step, context) | optimizer.rates(rates, splats)
                     tracker.log(step, values)
             if on_step is not None:
@@ -116,24 +132,19 @@ class _Look:
     scene: Scene
     views: Resident
     rig: Rig
-    raster: Drawing
-    loss: Loss
-    densify: Strategy
-    importance: Importance
-    dropout: Dropout
-    regularizers: Mapping[str, Regularizer]
-    rate: Rate
+    recipe: Recipe
     record: Record
 
-    def __call__(self, step: int, context: Context, batch: int) -> list[Sight]:
+    def __call__(self, step: int, context: Context) -> list[Sight]:
         """What was seen; where a view fails, no gradient is left behind."""
-        seed, device = context.seed, self.raster.device
+        recipe, seed, device = self.recipe, context.seed, self.recipe.raster.device
+        batch = recipe.batch
         behind = _background(self.scene, step, seed)
         channels = {
             "sh_degree": context.sh_degree,
             "background": sent(behind, device)[None],
-            "absgrad": "absgrad" in self.densify.channels(step),
-            "dropout": self.dropout.factors(step, context.steps, len(self.splats), seed, device),
+            "absgrad": "absgrad" in recipe.densify.channels(step),
+            "dropout": recipe.dropout.factors(step, context.steps, len(self.splats), seed, device),
         }
         sights = []
         try:
@@ -143,7 +154,7 @@ class _Look:
                 self.views.ahead(self.scene.sample(number + 1, seed))
                 target, mask, camera = view.target(context.factor, behind)
                 camera = self.rig.camera(index, camera, step)
-                render = self.raster(self.splats, camera, **channels)
+                render = recipe.raster(self.splats, camera, **channels)
                 terms = self._terms(step, context.steps, render, target, mask)
                 if batch > 1:
                     terms = {name: term / batch for name, term in terms.items()}
@@ -163,19 +174,19 @@ class _Look:
         """Where all but the optimizer stand after a step, by name, for the record."""
         steps, splats = context.steps, self.splats
         values = {"sh_degree": context.sh_degree, "factor": context.factor}
-        values |= {f"lambda_{name}": r.strength(step, steps) for name, r in self.regularizers.items()}
-        values |= self.densify.status(step, splats, context) | self.importance.status(step)
-        return values | self.rate.status(splats, step) | self.rig.status(step, steps)
+        values |= {f"lambda_{name}": r.strength(step, steps) for name, r in self.recipe.regularizer.items()}
+        values |= self.recipe.densify.status(step, splats, context) | self.recipe.importance.status(step)
+        return values | self.recipe.rate.status(splats, step) | self.rig.status(step, steps)
 
     def _terms(
         self, step: int, steps: int, render: Render, target: Tensor, mask: Tensor | None
     ) -> dict[str, Tensor]:
         """What a view loses, by name."""
-        terms = self.loss(render.image, target, mask, backend=self.raster.backend)
-        active = {name: r for name, r in self.regularizers.items() if r.active(step)}
+        terms = self.recipe.loss(render.image, target, mask, backend=self.recipe.raster.backend)
+        active = {name: r for name, r in self.recipe.regularizer.items() if r.active(step)}
         terms |= {name: r(render, self.splats, step, steps) for name, r in active.items()}
-        terms |= self.rate.terms(self.splats, self.scene, step, steps)
-        return terms | self.importance.terms(self.splats, render, step, steps) | self.rig.terms(step)
+        terms |= self.recipe.rate.terms(self.splats, self.scene, step, steps)
+        return terms | self.recipe.importance.terms(self.splats, render, step, steps) | self.rig.terms(step)
 
 
 def _background(scene: Scene, step: int, seed: int) -> Tensor:

@@ -21,6 +21,7 @@ class Rate:
     """What the loop asks of a rate; by itself there is none, and rows are drawn as they are."""
 
     codes: ClassVar[bool] = False  # whether there is a file at the end
+    domain: ClassVar[str] = ""  # "image" where images alone can be coded so; "": it fits anything
 
     def check(self, scene: Scene) -> None:
         """Hold it against the scene.  Raises: ValueError for one that cannot be coded so."""

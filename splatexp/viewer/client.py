@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -15,17 +15,26 @@ from splatexp.viewer.render_queue import Wish
 if TYPE_CHECKING:
     from splatexp.data.scene import View
     from splatexp.viewer.render_modes import Picture
-    from splatexp.viewer.server import Served
+    from splatexp.viewer.session import Live
 
 HERE, BROWSER = "our rasterizer", "the browser"
 PHOTO = 400  # px, the photograph in the panel
 AWAY = 10.0  # of a frustum's size: a client that is farther from a hidden one sees it again
 
 
+class SharedPage(Protocol):
+    """The part of the page that all clients share."""
+
+    live: Live
+    backdrop: np.ndarray  # [2,2,3] uint8, behind everything
+    folders: Any
+    room: Any
+
+
 class Client:
     """What is known of one client. viser calls into it from many threads."""
 
-    def __init__(self, handle: Any, page: Served):
+    def __init__(self, handle: Any, page: SharedPage):
         self.handle, self.page, self.id = handle, page, handle.client_id
         self.flights = 0
         self._lock = threading.Lock()

@@ -9,14 +9,13 @@ from __future__ import annotations
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from splatexp.io.figures import save_png
 from splatexp.viewer.browser import gaussians
-from splatexp.viewer.curves import Curves, read
+from splatexp.viewer.curves import Curves
 from splatexp.viewer.render_modes import Picture, Studio, offered
 from splatexp.viewer.render_queue import Turn, Turns
 
@@ -229,23 +228,6 @@ class Live:
             self.page.draw(self.curves)
         except Exception as error:
             warnings.warn(f"viewer: {error!r}", stacklevel=2)
-
-
-@contextmanager
-def watched(
-    settings: Viewer, scene: Scene, raster: Rasterizer, folder: Path, steps: int, poses: Poses | None = None,
-    stopping: Callable[[], bool] = lambda: False, ages: bool = True, training: bool = True,
-) -> Iterator[Live]:  # fmt: skip
-    """A run with its page served.  Raises: OSError, ValueError with one line where that cannot be."""
-    from splatexp.viewer.server import Served
-
-    live = Live(settings, scene, raster, folder, steps, poses, stopping, ages)
-    live.curves.rows = read(folder)  # of earlier parts of the run
-    live.page = Served(live, settings.host, settings.port, training)
-    try:
-        yield live
-    finally:
-        live.page.close()
 
 
 def _fresh(folder: Path, stem: str) -> Path:

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from splatexp.settings.checks import check_range
 
 if TYPE_CHECKING:
-    from splatexp.data.scene import Scene
     from splatexp.gaussians.splats import Splats
-    from splatexp.run.run import Run
-    from splatexp.system.signals import Signals
-    from splatexp.tracking import Trackers
 
 Between = Callable[[int, "Splats"], None]
 
@@ -55,22 +49,3 @@ class Viewer:
         from splatexp.viewer.ports import free_port
 
         free_port(self.host, self.port)
-
-    @contextmanager
-    def opened(
-        self, run: Run, scene: Scene, folder: Path, trackers: Trackers, signals: Signals
-    ) -> Iterator[Between]:
-        """The page of a run in `folder`, while the context lasts, if it is on.
-
-        Yields: what is called after every step, in the thread that trains: there alone it draws.
-        Raises: OSError, ValueError with one line where no page can be served.
-        """
-        if not self.on:
-            yield lambda step, splats: None
-            return
-        from splatexp.viewer.session import watched
-
-        parts = (self, scene, run.raster, folder, run.steps, run.camera)
-        with watched(*parts, stopping=lambda: bool(signals.heed())) as live:
-            trackers.live["viewer"] = live.curves
-            yield live.after_step

@@ -16,7 +16,7 @@ from splatexp.image.bench.bdrate import Curve, at_rate, bd_psnr, bd_rate
 from splatexp.io.atomic import replaced, write_text
 
 if TYPE_CHECKING:
-    from splatexp.image.bench.bench import Order, Row
+    from splatexp.image.bench.settings import Order, Row
 
 RATES = (0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0)  # bpp of the table
 LOW, HIGH = 0.1, 1.0  # bpp between which curves are compared

@@ -28,7 +28,7 @@ class Edge(Regularizer):
     Source: the structure tensor: Bigun and Granlund 1987.
     """
 
-    of_pictures: ClassVar[bool] = True
+    domain: ClassVar[str] = "image"
     _tensor: ClassVar[Tensor | None] = None  # of the picture, once `check` has seen it
 
     weight: float = 1e-3

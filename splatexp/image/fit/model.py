@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from splatexp.gaussians.covariance import FORMS
 from splatexp.gaussians.plane import Plane
@@ -24,6 +24,8 @@ class PlaneModel:
 
     init, uniform, power, blur, spread, solve and init_path are those of `Start`, which says what they mean.
     """
+
+    domain: ClassVar[str] = "image"
 
     init: str = Start.kind
     count: int = 5_000  # rows at the start

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -36,6 +36,8 @@ class PlaneAdam(Updates):
     the picture and in colours. `shapes` is in the unit of the model's form: in logarithms and shears for
     log_cholesky. The second moment forgets in about a hundred steps, of which a fit has few.
     """
+
+    domain: ClassVar[str] = "image"
 
     NAMES = (*PARAMS, OPACITY)
     SEEN = {"seen": (*PARAMS, OPACITY)}
@@ -74,6 +76,8 @@ class PlaneAdam(Updates):
 @dataclass
 class PlanePace(Pace):
     """Rates that fall on a cosine from the first step on: late steps are small ones."""
+
+    domain: ClassVar[str] = "image"
 
     NAMES = ("shapes", "colors", OPACITY)
     CROWDED = ("means",)

@@ -68,6 +68,8 @@ class Scalar(Rate):
     image compression". Differs: steps follow what an error costs the picture, Gaussian by Gaussian.
     """
 
+    domain: ClassVar[str] = "image"
+
     codes: ClassVar[bool] = True
 
     bytes: int = 0  # of the file, at most

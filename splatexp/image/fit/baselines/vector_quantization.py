@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -123,6 +123,8 @@ class Vector(Rate):
     Places are rounded to steps in standard deviations. `bits` tells what the picture would take; there is no
     file.
     """
+
+    domain: ClassVar[str] = "image"
 
     shape_words: int = 64  # of a codebook
     color_words: int = 64
