@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from command import python
+from support.command import python
 
 import splatexp
 import splatexp_kernels

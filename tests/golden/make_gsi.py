@@ -15,7 +15,7 @@ sys.path += [str(ROOT / "tests"), str(ROOT / "kernels")]  # what is installed co
 
 
 def main() -> None:
-    from gsi_cases import cases
+    from support.gsi_cases import cases
 
     from splatexp.image.codec.decode import decode
     from splatexp.image.codec.gsi import dump, load

@@ -39,7 +39,7 @@ def rendered(inputs, backend, dtype):
 
 
 if __name__ == "__main__":
-    from kernel_cases import scene
+    from support.kernel_cases import scene
 
     s = scene(40, 1, WIDTH, HEIGHT, seed=11)
     s.opacities, s.shN = s.opacities.sqrt(), s.shN[:, :15].contiguous()

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from kernel_cases import assert_close
+from support.kernel_cases import assert_close
 
 from splatexp_kernels.adam import adam
 

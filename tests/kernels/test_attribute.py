@@ -3,7 +3,7 @@ from functools import cache
 
 import pytest
 import torch
-from kernel_cases import alphas_by_pixel, assert_close, beside_cutoffs, flat
+from support.kernel_cases import alphas_by_pixel, assert_close, beside_cutoffs, flat
 
 from splatexp_kernels.blend import ALWAYS, LEFT_OUT, Attribution, attribute, blend
 from splatexp_kernels.constants import ALPHA_MAX, ALPHA_MIN, T_MIN

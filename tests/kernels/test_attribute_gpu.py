@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from kernel_cases import beside_cutoffs, flat
-from test_attribute import ALL, attributed, contested, held_against
-from test_attribute import composed as composed_one_by_one
+from kernels.test_attribute import ALL, attributed, contested, held_against
+from kernels.test_attribute import composed as composed_one_by_one
+from support.kernel_cases import beside_cutoffs, flat
 
 from splatexp_kernels.blend import ALWAYS, attribute
 from splatexp_kernels.tiles import tiles

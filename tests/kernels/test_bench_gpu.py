@@ -10,6 +10,7 @@ import pytest
 import torch
 
 HERE = Path(__file__).parent
+SIMULATED = HERE.parent / "support" / "simulated_gpu.py"
 BENCH = HERE.parents[1] / "kernels" / "bench"
 without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 
@@ -26,7 +27,7 @@ def simulated(tmp_path_factory):
     folder = tmp_path_factory.mktemp("simulated")
     for name in ("fox", "bonsai_colmap"):
         (folder / "data" / name).mkdir(parents=True)
-    done = called(HERE / "simulated_gpu.py", "--out", folder / "out", "--data", folder / "data")
+    done = called(SIMULATED, "--out", folder / "out", "--data", folder / "data")
     assert done.returncode == 1 and not done.stderr, done.stdout + done.stderr
     return done.stdout, json.loads((folder / "out" / "gpu.json").read_text()), folder / "out"
 

@@ -3,7 +3,7 @@ from functools import lru_cache
 
 import pytest
 import torch
-from kernel_cases import assert_close, beside_cutoffs, flat, run
+from support.kernel_cases import assert_close, beside_cutoffs, flat, run
 
 from splatexp_kernels.blend import blend
 from splatexp_kernels.constants import ALPHA_MAX, ALPHA_MIN, T_MIN

@@ -5,8 +5,8 @@ import re
 
 import pytest
 import torch
-from kernel_cases import assert_close
-from plane_cases import GRADED, KINDS, blended, edges_of, expected_of, hold, listed, picture
+from support.kernel_cases import assert_close
+from support.plane_cases import GRADED, KINDS, blended, edges_of, expected_of, hold, listed, picture
 
 import splatexp_kernels as sk
 from splatexp_kernels.blend import blend

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from plane_cases import KINDS, blended, edges_of, hold, listed, picture
+from support.plane_cases import KINDS, blended, edges_of, hold, listed, picture
 
 gpu = pytest.importorskip("splatexp_kernels.blend2d.gpu", reason="Triton is not installed")
-from test_blend2d import refused  # noqa: E402
-from test_blend2d import test_a_needle_too_thin_for_float32_stays_bounded as bounded  # noqa: E402
-from test_blend2d import test_equal_weights_are_taken_in_the_order_of_tiles as ties  # noqa: E402
-from test_blend2d import test_nothing_comes_of_the_culled as culled  # noqa: E402
+from kernels.test_blend2d import refused  # noqa: E402
+from kernels.test_blend2d import test_a_needle_too_thin_for_float32_stays_bounded as bounded  # noqa: E402
+from kernels.test_blend2d import test_equal_weights_are_taken_in_the_order_of_tiles as ties  # noqa: E402
+from kernels.test_blend2d import test_nothing_comes_of_the_culled as culled  # noqa: E402
 
 CASES = [  # N, C, width, height, D; tile size
     ((0, 1, 20, 24, 3), 16),

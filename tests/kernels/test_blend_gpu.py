@@ -3,9 +3,9 @@
 import numpy
 import pytest
 import torch
-from kernel_cases import assert_close, beside_cutoffs, flat
-from test_blend import GRADED, blended, hold
-from test_blend import test_pixels_stop_before_they_are_opaque as stops
+from kernels.test_blend import GRADED, blended, hold
+from kernels.test_blend import test_pixels_stop_before_they_are_opaque as stops
+from support.kernel_cases import assert_close, beside_cutoffs, flat
 
 from splatexp_kernels.blend import blend
 from splatexp_kernels.tiles import tiles

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from kernel_cases import flat, scene
+from support.kernel_cases import flat, scene
 
 import splatexp_kernels as sk
 from splatexp_kernels import constants

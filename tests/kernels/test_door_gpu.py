@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from command import python
+from support.command import python
 
 from splatexp_kernels import door
 from splatexp_kernels.ssim import ssim

@@ -4,9 +4,9 @@ import hashlib
 
 import numpy as np
 import pytest
-from command import python
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.command import python
 
 from splatexp_kernels.entropy import (
     BACKENDS,

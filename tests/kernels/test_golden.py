@@ -4,8 +4,8 @@ import sys
 from pathlib import Path
 
 import torch
-from kernel_cases import assert_close
 from safetensors.torch import load_file
+from support.kernel_cases import assert_close
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 sys.path.insert(0, str(GOLDEN))

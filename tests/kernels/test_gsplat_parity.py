@@ -6,7 +6,7 @@ Where definitions differ, a test feeds what makes them comparable, or says why a
 import pytest
 import torch
 from gsplat.cuda import _torch_impl as theirs
-from kernel_cases import assert_close, run, scene
+from support.kernel_cases import assert_close, run, scene
 
 from splatexp_kernels.constants import ALPHA_MIN
 from splatexp_kernels.project import project

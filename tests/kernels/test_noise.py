@@ -1,6 +1,6 @@
 import pytest
 import torch
-from kernel_cases import assert_close, scene
+from support.kernel_cases import assert_close, scene
 
 import splatexp_kernels as sk
 from splatexp_kernels import door

@@ -54,7 +54,7 @@ def test_a_chunk_that_throws_ends_the_call():
 @linux
 @pytest.mark.parametrize("op", OPS)
 def test_running_out_of_memory_is_an_error_that_can_be_survived(op):
-    rows = json.loads(python(str(Path(__file__).with_name("starved.py")), op))
+    rows = json.loads(python(str(Path(__file__).parents[1] / "support" / "starved.py"), op))
     assert {row["died"] for row in rows} == {None}
     assert all(row["same"] for row in rows)
     errors = [row["error"] for row in rows if row["error"]]

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from kernel_cases import assert_close, scene
+from support.kernel_cases import assert_close, scene
 
 import splatexp_kernels as sk
 from splatexp_kernels.adam import adam

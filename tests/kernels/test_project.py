@@ -1,6 +1,6 @@
 import pytest
 import torch
-from kernel_cases import SIZES, assert_close, run, scene
+from support.kernel_cases import SIZES, assert_close, run, scene
 
 from splatexp_kernels.constants import ALPHA_MIN
 from splatexp_kernels.project import project

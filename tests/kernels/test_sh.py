@@ -1,6 +1,6 @@
 import pytest
 import torch
-from kernel_cases import assert_close, run, scene
+from support.kernel_cases import assert_close, run, scene
 
 from splatexp_kernels.sh import sh
 

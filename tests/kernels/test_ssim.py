@@ -1,6 +1,6 @@
 import pytest
 import torch
-from kernel_cases import assert_close, run
+from support.kernel_cases import assert_close, run
 
 from splatexp_kernels.ssim import ssim
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from kernel_cases import assert_close, run
+from support.kernel_cases import assert_close, run
 
 from splatexp_kernels.ssim import ssim
 

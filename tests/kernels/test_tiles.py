@@ -1,6 +1,6 @@
 import pytest
 import torch
-from kernel_cases import SIZES, alphas_by_pixel, flat
+from support.kernel_cases import SIZES, alphas_by_pixel, flat
 
 from splatexp_kernels.constants import ALPHA_MIN, TILE_SIZES
 from splatexp_kernels.tiles import tiles

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from kernel_cases import SIZES, flat
-from test_tiles import lists, test_boxes_beyond_the_image, test_nothing_visible
+from kernels.test_tiles import lists, test_boxes_beyond_the_image, test_nothing_visible
+from support.kernel_cases import SIZES, flat
 
 from splatexp_kernels.constants import TILE_SIZES
 from splatexp_kernels.tiles import tiles
