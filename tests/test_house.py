@@ -1,7 +1,8 @@
-"""The manners of the house: who imports whom, who prints, how files are called, what is imported late."""
+"""The layout: which room stands on which floor, who may know of Hydra, who prints, what loads late."""
 
 import ast
 import re
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -13,64 +14,30 @@ import splatexp_kernels
 from splatexp.config.build import conf_dir
 
 PACKAGE, KERNELS = Path(splatexp.__file__).parent, Path(splatexp_kernels.__file__).parent
-HYDRA = {
-    "config",
-    "loader",
-    "schema",
-    "__main__",
-    "job",
-    "launchers",
-    "multirun",
-    "search",
-}  # who may know of Hydra and OmegaConf
-KERNEL_DOORS = {"densify.noise", "raster", "losses", "optimizer", "importance.learned", "run", "provenance"}
-KERNEL_DOORS |= {"image.solve", "image.lessons", "image.teach", "image.rate"}
-KERNEL_DOORS |= {"image.covariance", "image.layer", "image.gsi", "image.decode", "image.fuzz"}
-KERNEL_DOORS |= {"doctor.probes", "raster.kernels", "raster.rasterizer", "raster.gsplat", "raster.extension"}
-KERNEL_DOORS |= {"poses.rig", "raster.additive", "raster.plane"}
-ENTRY_POINTS = {"__main__", "doctor.__main__", "finished", "evaluate", "render", "resume"}
-ENTRY_POINTS |= {"image.fuzz", "image.teach"}
-ENTRY_POINTS |= {"view", "job", "multirun", "study.__main__", "study.conduct"}  # they print, open runs
-ENTRY_POINTS |= {"image.__main__", "image.fresh", "image.encode"}
-ONLY = {  # module -> what of the package it may import
-    "train": {
-        "data.resident",
-        "data.scene",
-        "densify.strategy",
-        "devices",
-        "dropout",
-        "importance",
-        "losses",
-        "optimizer",
-        "progress",
-    }
-    | {"poses", "raster", "rate", "record", "regularizers", "rows", "schedules", "seeds", "smoothing"},
-    "explain": set(),
-    "choices": set(),
-    "atomic": set(),
-    "schema": {"explain", "options"},
-    "loader": {"data", "explain", "options", "schema"},
-    "config": {"atomic", "explain", "loader", "options", "run", "schema"},
-    "__main__": {"", "config", "distributed", "job", "launchers", "multirun", "schema", "search"},
-}
-NOT_BELOW = {
-    "config",
-    "run",
-    "__main__",
-    "finished",
-    "train",
-    "evaluate",
-    "looks",
-    "render",
-    "resume",
-}
-NOT_BELOW |= {"image.fuzz", "image.teach"}
-NOT_BELOW |= {"view", "job", "multirun", "study.__main__", "study.conduct", "image.__main__", "image.encode"}
-NOT_BELOW |= {"image.tasks", "image.bench"}
-HEAVY = ["torchmetrics", "torchvision", "lpips", "wandb", "tensorboard", "gsplat", "scipy", "imageio"]
-HEAVY += ["plyfile", "matplotlib", "safetensors", "psutil", "viser", "sklearn"]
-PURE = {"motion", "similarity", "turntable"}  # functions of cameras, which data may take too
-PLAIN = {"torch", "math", "typing", "__future__", "collections", "dataclasses", "functools"}
+ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT / "tools"))
+import import_graph  # noqa: E402
+
+HYDRA_ROOMS = {"__main__", "config", "sweep"}  # the rooms that may know of Hydra and OmegaConf
+PRINTING_ROOMS = {"__main__", "commands", "doctor", "image", "study", "sweep"}  # what a user starts
+EMPTY_NAMES = {"utils", "util", "helpers", "common", "core", "base", "managers", "misc"}
+HEAVY = [
+    "torchmetrics",
+    "torchvision",
+    "lpips",
+    "wandb",
+    "tensorboard",
+    "gsplat",
+    "scipy",
+    "imageio",
+    "plyfile",
+    "matplotlib",
+    "safetensors",
+    "psutil",
+    "viser",
+    "sklearn",
+]
+REFERENCE_IMPORTS = {"torch", "math", "typing", "__future__", "collections", "dataclasses", "functools"}
 
 
 def files(root: Path) -> list[Path]:
@@ -88,94 +55,108 @@ def tree_of(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
-def imports(path: Path, typing_too: bool = False) -> set[str]:
-    """Full names of the modules that a file imports anywhere, but for those under `if TYPE_CHECKING`."""
-    tree = tree_of(path)
-    skipped = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING" and not typing_too:
-            skipped |= {id(part) for part in ast.walk(node)}
+def imports(path: Path) -> set[str]:
+    """Full names of the modules that a file imports, anywhere in it."""
     names: set[str] = set()
-    for node in ast.walk(tree):
-        if id(node) in skipped:
-            continue
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, f"{path}: a relative import"
-            module = node.module or ""
-            names |= {
-                f"{module}.{alias.name}" if is_module(module, alias.name) else module for alias in node.names
-            }
+            names |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module or ""}
     return names
 
 
-def is_module(package: str, name: str) -> bool:
-    root = {"splatexp": PACKAGE, "splatexp_kernels": KERNELS}.get(package.partition(".")[0])
-    if root is None:
-        return False
-    place = root.joinpath(*package.split(".")[1:], name)
-    return place.is_dir() or place.with_suffix(".py").is_file()
+def test_imports_run_down_the_floors():
+    graph = import_graph.import_graph(PACKAGE)
+    floors = import_graph.floor_of_rooms()
+    up = [
+        f"{name} imports {other}"
+        for name, others in graph.items()
+        for other in others
+        if import_graph.room(name) != import_graph.room(other)
+        and floors[import_graph.room(name)] <= floors[import_graph.room(other)]
+    ]
+    assert not up, "\n".join(up)
 
 
-def own(path: Path) -> set[str]:
-    """What a file imports of the package, as `name_of` says it."""
-    return {name.partition(".")[2] for name in imports(path) if name.partition(".")[0] == "splatexp"}
+def test_no_circle_of_imports():
+    graph = import_graph.import_graph(PACKAGE)
+    assert import_graph.circles(graph) == []
+    assert import_graph.circles(import_graph.room_graph(graph)) == []
+
+
+def test_every_room_stands_on_a_floor():
+    rooms = {import_graph.room(name) for name in import_graph.import_graph(PACKAGE)}
+    assert rooms == set(import_graph.floor_of_rooms())
+
+
+def test_circles_and_floors_are_found(tmp_path):
+    package = tmp_path / "house"
+    for name, code in {
+        "__init__": "",
+        "roof": "from house import stairs",
+        "stairs": "def climb():\n    from house.attic import box",
+        "attic/__init__": "",
+        "attic/box": "if TYPE_CHECKING:\n    from house.stairs import climb",
+    }.items():
+        path = package / f"{name}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(code)
+    graph = import_graph.import_graph(package)
+    assert import_graph.circles(graph) == [["attic.box", "stairs"]]
+    assert import_graph.floors(graph)["roof"] == 2 and import_graph.floors(graph)["attic.box"] == 1
+    assert "imports in circles 2" in import_graph.report(package)
+
+
+def test_the_picture_of_the_rooms_is_that_of_the_code():
+    picture = ROOT / "docs" / "architecture.svg"
+    assert picture.read_text(encoding="utf-8") == import_graph.drawing(PACKAGE), (
+        "python tools/import_graph.py --draw docs/architecture.svg"
+    )
 
 
 @pytest.mark.parametrize("path", files(PACKAGE), ids=name_of)
-def test_who_imports_whom(path):
-    name, roots = name_of(path), {module.partition(".")[0] for module in imports(path)}
-    if name not in HYDRA:
+def test_hydra_ends_at_the_command_line(path):
+    roots = {module.partition(".")[0] for module in imports(path)}
+    if import_graph.room(name_of(path)) not in HYDRA_ROOMS:
         assert not roots & {"hydra", "omegaconf"}
-    if "splatexp_kernels" in roots:
-        assert name in KERNEL_DOORS
-    if name in ONLY:
-        assert own(path) <= ONLY[name]
-    assert "__main__" not in own(path)
-    if name not in NOT_BELOW | {"options", "densify.conformance"}:
-        assert not own(path) & NOT_BELOW
-    if name not in ENTRY_POINTS | {"config", "options", "tests"}:
-        assert not own(path) & {"run", "config"}
-    if name.partition(".")[0] == "data":
-        assert own(path) <= {"atomic", "cameras", "choices", "devices", "image.pictures", *PURE} | {
-            n for n in own(path) if n.startswith("data")
-        }
 
 
-def test_the_kernels_know_nothing_of_the_house():
+def test_the_kernels_know_nothing_of_the_package():
     for path in files(KERNELS):
-        roots = {module.partition(".")[0] for module in imports(path, typing_too=True)}
+        roots = {module.partition(".")[0] for module in imports(path)}
         assert not roots & {"splatexp", "hydra", "omegaconf"}, path
 
 
-def test_references_import_torch_and_their_sisters_alone():
+def test_references_import_torch_and_other_references_alone():
     for path in KERNELS.glob("*/reference.py"):
         for module in imports(path):
             root, *rest = module.split(".")
-            plain = root in PLAIN
-            sister = root == "splatexp_kernels" and (rest[-1] in ("reference", "constants") or rest == [])
-            assert plain or sister, f"{path}: {module}"
+            plain = root in REFERENCE_IMPORTS
+            other = root == "splatexp_kernels" and (len(rest) < 2 or {"reference", "constants"} & set(rest))
+            assert plain or other, f"{path}: {module}"
 
 
 @pytest.mark.parametrize("path", files(PACKAGE), ids=name_of)
-def test_only_entry_points_print(path):
-    calls = [node for node in ast.walk(tree_of(path)) if isinstance(node, ast.Call)]
-    printed = [node for node in calls if isinstance(node.func, ast.Name) and node.func.id == "print"]
-    assert not printed or name_of(path) in ENTRY_POINTS
+def test_only_what_a_user_starts_prints(path):
+    tree = tree_of(path)
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    prints = any(isinstance(node.func, ast.Name) and node.func.id == "print" for node in calls)
+    starts = any(isinstance(node, ast.FunctionDef) and node.name in ("main", "command") for node in tree.body)
+    assert not prints or starts or import_graph.room(name_of(path)) in PRINTING_ROOMS
 
 
 def test_names_say_what_is_inside():
-    empty = {"utils", "util", "helpers", "common", "core", "base", "managers", "misc"}
     for root in (PACKAGE, KERNELS):
         for path in root.rglob("*"):
-            assert path.stem not in empty, path
+            assert path.stem not in EMPTY_NAMES, path
 
 
 @pytest.mark.parametrize("path", files(PACKAGE), ids=name_of)
 def test_public_things_have_docstrings(path):
     tree = tree_of(path)
-    assert ast.get_docstring(tree) or path.stat().st_size == 0, "the module"
+    assert ast.get_docstring(tree), "the module"
     for node in tree.body:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
             assert ast.get_docstring(node), node.name
@@ -184,12 +165,9 @@ def test_public_things_have_docstrings(path):
                     assert ast.get_docstring(part), f"{node.name}.{part.name}"
 
 
-@pytest.mark.parametrize("path", files(PACKAGE), ids=name_of)
-def test_files_and_functions_stay_short(path):
-    assert len(path.read_text().splitlines()) <= 300
-    for node in ast.walk(tree_of(path)):
-        if isinstance(node, ast.FunctionDef):
-            assert (node.end_lineno or 0) - node.lineno <= 60, node.name
+def test_long_files_and_functions_are_remarked_on():
+    """Length is a question, not a fault: the report names what is long, and nothing fails by it."""
+    assert "longest file" in import_graph.report(PACKAGE)
 
 
 def test_nothing_is_left_to_do():
@@ -198,13 +176,18 @@ def test_nothing_is_left_to_do():
 
 
 def test_heavy_packages_are_imported_where_they_are_used(tmp_path):
-    code = "import sys; from splatexp.config.registry import options; "
-    code += "from splatexp.run.run import Run; options(); "
-    code += f"print([name for name in {HEAVY} if name in sys.modules])"
+    code = "import sys; from splatexp.config.registry import options; from splatexp.run.run import Run; "
+    code += f"options(); print([name for name in {HEAVY} if name in sys.modules])"
     assert python("-c", code, cwd=tmp_path).stdout.strip() == "[]"
 
 
 def test_help_needs_no_torch(tmp_path):
     code = "import sys; sys.argv = ['splatexp', '--help']; from splatexp.__main__ import main; main(); "
+    code += "assert 'torch' not in sys.modules"
+    python("-c", code, cwd=tmp_path)
+
+
+def test_the_decoder_needs_no_torch(tmp_path):
+    code = "import sys; from splatexp.image.codec import decode, describe, fuzz; "
     code += "assert 'torch' not in sys.modules"
     python("-c", code, cwd=tmp_path)

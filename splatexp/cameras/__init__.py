@@ -1,0 +1,1 @@
+"""Cameras: the pinhole, rigid motions, similarities between camera sets, paths for turntables."""

@@ -1,0 +1,1 @@
+"""Commands on a run that exists already: evaluate, render, resume, view."""

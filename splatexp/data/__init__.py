@@ -1,12 +1,15 @@
-"""Data sets as scenes: one loader per layout on disk, a dataclass of its settings with `load() -> Scene`."""
+"""The data sets that training reads. Each layout on disk has one loader: a dataclass of its settings whose
+`load()` returns a `Scene`.
+"""
 
 from __future__ import annotations
 
 
-def detect(path: str) -> str:
-    """The name of the loader for a folder: colmap, else transforms, else photos; of one file: image.
+def detect_loader(path: str) -> str:
+    """Return the name of the loader that reads a path: `image` for a file; for a folder `colmap`, else
+    `transforms`, else `photos`.
 
-    Raises FileNotFoundError for a missing folder and for one that no loader knows.
+    Raises: FileNotFoundError for a missing folder, and for a folder that no loader can read.
     """
     from pathlib import Path
 
@@ -26,5 +29,6 @@ def detect(path: str) -> str:
         if photographs(folder):
             return "photos"
         raise FileNotFoundError(
-            f"{folder}: expected a COLMAP model (sparse/0), a transforms.json or photographs, found none"
+            f"{folder}: expected a COLMAP model (sparse/0), a transforms.json or photographs, "
+            "found none of them"
         ) from None

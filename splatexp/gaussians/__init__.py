@@ -1,0 +1,1 @@
+"""Gaussians as rows: parameters with their moments, the edits that move them, their geometry."""

@@ -1,0 +1,1 @@
+"""Losses: the photometric loss, and the regularizers that are added to it."""

@@ -1,0 +1,1 @@
+"""Schedules: resolution, spherical harmonics and learning rates over the steps of a run."""

@@ -1,0 +1,1 @@
+"""Checks of settings, their messages, their plain values, and the names that have changed."""

@@ -1,0 +1,1 @@
+"""Sweeps: jobs, the cache of jobs, launchers, the search by Optuna, Pareto fronts."""

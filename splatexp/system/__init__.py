@@ -1,0 +1,1 @@
+"""The machine: devices, memory, signals, random number generators, processes."""

@@ -1,0 +1,1 @@
+"""What others may run on their own strategies: the conformance check."""

@@ -1,5 +1,5 @@
-"""The page in the browser that shows a run: its settings; all else is imported where a run is watched."""
+"""The page in the browser that shows a run: its settings; all else is imported where a run is serve_viewer."""
 
-from splatexp.viewer.settings import Between, Viewer
+from splatexp.viewer.settings import StepCallback, ViewerSettings
 
-__all__ = ["Between", "Viewer"]
+__all__ = ["StepCallback", "ViewerSettings"]

@@ -1,0 +1,1 @@
+"""The comparison of the image codec with JPEG, WebP and AVIF."""

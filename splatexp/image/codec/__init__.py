@@ -1,0 +1,1 @@
+"""The file format .gsi: encoding and decoding without torch."""

@@ -1,0 +1,1 @@
+"""Fitting the Gaussians of an image: starts, optimizer, quantization, bit rate."""

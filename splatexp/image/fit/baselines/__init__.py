@@ -1,0 +1,1 @@
+"""Coding methods that the codec is compared with."""
