@@ -44,5 +44,5 @@ def open_run(folder: str | Path) -> tuple[Run, Scene, Rows]:
     params = load_ply(folder / "point_cloud.ply")
     scene = run.data.load()
     if run.camera.learns:
-        scene = scene.moved(load_cameras(folder, scene))
+        scene = scene.with_cameras(load_cameras(folder, scene))
     return run, scene, Splats(params, scene.extent).to(run.raster.device)

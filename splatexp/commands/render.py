@@ -37,7 +37,7 @@ def render(folder: str, what: str = "views", frames: int = 120, fps: int = 30) -
     run, scene, splats = open_run(folder)
     place = Path(folder).resolve()
     if what == "turntable":
-        if scene.fitted:
+        if scene.test_is_train:
             raise ValueError("what: expected views, for a picture has no turntable")
         save_turntable(place / "turntable.mp4", splats, run.raster, scene, frames, fps)
         return [f"{place / 'turntable.mp4'}: {frames} frames"]

@@ -164,10 +164,10 @@ class Loader(ConfigLoaderImpl):
         path = values.get("data.path")
         if "data" in values or not isinstance(path, str):
             return overrides
-        from splatexp.data import detect
+        from splatexp.data import detect_loader
 
         try:
-            return [f"data={detect(path)}", *overrides]
+            return [f"data={detect_loader(path)}", *overrides]
         except (OSError, ValueError) as error:
             raise Refused(str(error)) from error
 

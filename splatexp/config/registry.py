@@ -36,7 +36,7 @@ def options() -> dict[str, dict[str, type]]:
             "colmap": colmap.Colmap,
             "transforms": transforms.Transforms,
             "photos": photos.Photos,
-            "image": single_image.Image,
+            "image": single_image.SingleImage,
         },
         "model": {"scene": initialization.Model, "image": PlaneModel},
         "raster": {
@@ -51,7 +51,7 @@ def options() -> dict[str, dict[str, type]]:
         "camera": {"fixed": poses.Fixed, "orbit": poses.Orbit, "rot6d": poses.Rot6d, "se3": poses.SE3},
         "optimizer": {"adam": optimizer.Adam, "image": PlaneAdam},
         "schedule": {"full": schedule.Schedule, "dash": schedule.Dash, "image": PlanePace},
-        "densify": {"rules": densify.Ruled, "none": densify.Fixed},
+        "densify": {"rules": densify.RuleStrategy, "none": densify.NoDensification},
         "rate": {"none": rate.NONE, "scalar": Scalar, "sequential": Sequential, "vector": Vector},
         "importance": {
             "none": importance.NONE,
@@ -62,14 +62,14 @@ def options() -> dict[str, dict[str, type]]:
         "regularizer": {
             "opacity": regularizers.Opacity,
             "scale": regularizers.Scale,
-            "scalebounds": regularizers.ScaleBounds,
-            "spatial": regularizers.Spatial,
-            "screenscale": regularizers.ScreenScale,
+            "scale_bounds": regularizers.ScaleBounds,
+            "bounding_box": regularizers.BoundingBox,
+            "screen_size": regularizers.ScreenSize,
             "sh": regularizers.SH,
             "erank": regularizers.Erank,
-            "thin": regularizers.Thin,
+            "flatness": regularizers.Flatness,
             "transmittance": regularizers.Transmittance,
-            "logit": regularizers.Logit,
+            "opacity_logit": regularizers.OpacityLogit,
             "edge": Edge,
         },
         "tracker": {
@@ -115,13 +115,13 @@ def known_keys(chosen: Mapping[str, Mapping[str, type]]) -> dict[str, list[str]]
 
 
 def switched(word: str) -> str:
-    """`viewer=true` as `viewer.on=true`: a part of a run that has a switch takes true and false for it."""
+    """`viewer=true` as `viewer.enabled=true`: a part of a run that has a switch takes true and false for it."""
     from splatexp.run.run import Run
 
     key, _, value = word.partition("=")
-    if value.lower() not in ("true", "false") or f"{key.lstrip('+')}.on" not in keys_of(Run):
+    if value.lower() not in ("true", "false") or f"{key.lstrip('+')}.enabled" not in keys_of(Run):
         return word
-    return f"{key}.on={value}"
+    return f"{key}.enabled={value}"
 
 
 def keys_of(cls: type, at: str = "") -> Iterator[str]:

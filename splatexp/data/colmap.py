@@ -1,4 +1,4 @@
-"""A COLMAP data set: images, and a sparse model with cameras, poses and points."""
+"""A data set from COLMAP: images, and a sparse model with their cameras, poses and points."""
 
 from __future__ import annotations
 
@@ -11,57 +11,60 @@ import torch
 from splatexp.data.colmap_model import read_model
 from splatexp.data.perturb import Perturb
 from splatexp.data.scene import Scene, hold_out
-from splatexp.data.view_loader import BACKGROUNDS, Source, count_inside, find_masks, read_views
+from splatexp.data.view_loader import BACKGROUNDS, ImageSource, find_masks, mask_by_alpha, read_views
 
 
 @dataclass
 class Colmap:
-    """Loads `path`/`images` with the model in sparse/0, sparse, colmap/sparse/0, colmap/sparse or `path`.
+    """Loads `path`/`images` with the model in sparse/0, sparse, colmap/sparse/0, colmap/sparse or `path`
+    itself.
 
-    path: folder of the data set. images: folder of the pictures in it; pictures of another size than their
-    camera's are taken when they are the whole picture, resized (images_4). downscale: reduce by this factor
-    on loading. masks: use the folder masks/ beside the images (same stems, white = use) when it exists.
-    test_every: hold out every n-th image by name, from the first; 0 = none; a file test.txt (names, one a
-    line) in the folder or beside the model wins over it. background: black, white or random, behind images
-    with alpha. cutout: what masks leave out is transparent, and shows the background: silhouettes count in
-    the loss, and held-out views are measured inside their masks. perturb: makes the poses worse.
+    Images whose size differs from their camera's are used where they are the whole image, resized, such as
+    images_4. A file test.txt (names, one a line) in the folder or beside the model decides what is held out;
+    it wins over `test_every`.
     """
 
-    path: str = field(metadata={"unit": "path"})
-    images: str = "images"
-    downscale: int = 1
-    masks: bool = True
-    test_every: int = 8
-    background: str = "black"
-    cutout: bool = False
-    perturb: Perturb = field(default_factory=Perturb)
+    path: str = field(metadata={"unit": "path"})  # folder of the data set
+    images: str = "images"  # folder of the images, inside `path`
+    downscale: int = 1  # images are reduced by this factor on loading
+    masks: bool = True  # use the folder masks/ beside the images where there is one (same stems, white = use)
+    test_every: int = 8  # hold out every n-th image by name, from the first; 0: none
+    background: str = "black"  # black, white or random: the colour behind images with alpha
+    # pixels outside the masks are transparent instead of unused: silhouettes count in the loss, and held-out
+    # views are measured inside their masks
+    masks_as_alpha: bool = False
+    perturb: Perturb = field(default_factory=Perturb)  # makes the poses of training cameras worse
 
     def load(self) -> Scene:
-        """Reads everything. Raises FileNotFoundError and ValueError, one line that names the file."""
+        """Read the images and the model.
+
+        Raises: FileNotFoundError, ValueError, with one line that names the file.
+        """
         root = data_folder(self.path)
         folder = model_folder(root)
-        pictures = root / self.images
-        if not pictures.is_dir():
-            raise FileNotFoundError(f"{pictures}: no such folder of images")
+        image_folder = root / self.images
+        if not image_folder.is_dir():
+            raise FileNotFoundError(f"{image_folder}: no such folder of images")
         model = read_model(folder)
         images = sorted(model.images, key=lambda image: image.name)
         if not images:
             raise ValueError(f"{folder}: expected a model with images, got 0 images")
         names = [image.name for image in images]
-        lost = [name for name in names if not (pictures / name).is_file()]
+        lost = [name for name in names if not (image_folder / name).is_file()]
         if lost:
             raise FileNotFoundError(
-                f"{pictures}: {len(lost)} of {len(names)} images of the model are missing, first {lost[0]}"
+                f"{image_folder}: {len(lost)} of {len(names)} images of the model are missing, "
+                f"the first is {lost[0]}"
             )
-        masks = find_masks(pictures.parent / "masks", names) if self.masks else {}
+        masks = find_masks(image_folder.parent / "masks", names) if self.masks else {}
         sources = [
-            Source(
+            ImageSource(
                 image.name,
-                pictures / image.name,
+                image_folder / image.name,
                 image.viewmat,
                 model.cameras[image.camera],
                 masks.get(image.name),
-                cut=self.cutout,
+                mask_as_alpha=self.masks_as_alpha,
             )
             for image in images
         ]
@@ -72,7 +75,7 @@ class Colmap:
         scene = Scene(
             name=root.resolve().name,
             train=[by_name[name] for name in train],
-            test=count_inside(held) if self.cutout else held,
+            test=mask_by_alpha(held) if self.masks_as_alpha else held,
             points=torch.tensor(model.points, dtype=torch.float32) if len(model.points) else None,
             colors=torch.tensor(model.colors) if len(model.points) else None,
             background=BACKGROUNDS[self.background] if clear else None,
@@ -82,15 +85,23 @@ class Colmap:
 
 
 def data_folder(path: str) -> Path:
-    """The data set's folder. Raises FileNotFoundError when there is none."""
+    """Return the data set's folder.
+
+    Raises: FileNotFoundError where there is none.
+    """
     folder = Path(path).expanduser()
     if not path or not folder.is_dir():
-        raise FileNotFoundError(f"data.path: expected the folder of a data set, got {path!r}: no such folder")
+        raise FileNotFoundError(
+            f"data.path: expected the folder of a data set, got {path!r}, which does not exist"
+        )
     return folder
 
 
 def model_folder(root: Path) -> Path:
-    """The first usual place below `root` that holds a sparse model."""
+    """Return the first of the usual places below `root` that holds a sparse model.
+
+    Raises: FileNotFoundError where none of them does.
+    """
     places = ("sparse/0", "sparse", "colmap/sparse/0", "colmap/sparse", ".")
     for place in places:
         for suffix in (".bin", ".txt"):
@@ -102,7 +113,9 @@ def model_folder(root: Path) -> Path:
 
 
 def _split(root: Path, model: Path, names: Sequence[str], every: int) -> tuple[list[str], list[str]]:
-    """Names of the training and the held-out half, sorted: from test.txt and train.txt, or every n-th."""
+    """Return the names of the training and of the held-out views, sorted: from test.txt and train.txt, or
+    every n-th.
+    """
     folder = next((place for place in (root, model) if (place / "test.txt").is_file()), None)
     if folder is None:
         held = hold_out(names, every)
@@ -117,5 +130,5 @@ def _listed(file: Path, names: Sequence[str]) -> list[str]:
     listed = sorted(filter(None, map(str.strip, file.read_text(encoding="utf-8").splitlines())))
     unknown = [name for name in listed if name not in names]
     if unknown:
-        raise ValueError(f"{file}: {unknown[0]} is not an image of the model")
+        raise ValueError(f"{file}: expected names of images of the model, got {unknown[0]}")
     return listed

@@ -1,7 +1,8 @@
-"""COLMAP's sparse model on disk: cameras, images and points, in .bin and .txt.
+"""Reader of COLMAP's sparse model: cameras, images and points, in .bin and .txt.
 
 Source: COLMAP documentation, "Output Format"; src/colmap/scene/reconstruction_io*.cc.
-Every count is checked against the bytes that are left before anything is made of it.
+
+Every count in a file is checked against the bytes that are left before anything is allocated for it.
 """
 
 from __future__ import annotations
@@ -19,29 +20,30 @@ from splatexp.data.lens import COLMAP_MODELS, Lens, from_colmap
 
 
 @dataclass(frozen=True)
-class Image:
-    """A registered image. viewmat: [4,4] float64, world -> camera."""
+class ColmapImage:
+    """A registered image of the model."""
 
     name: str
-    camera: int
-    viewmat: np.ndarray
+    camera: int  # id of its camera
+    viewmat: np.ndarray  # [4,4] float64, world -> camera
 
 
 @dataclass(frozen=True)
-class Model:
-    """cameras: lens by camera id. images: in the file's order. points: [P,3] float64, colors: uint8 [P,3]."""
+class ColmapModel:
+    """What a sparse model holds."""
 
-    cameras: dict[int, Lens]
-    images: list[Image]
-    points: np.ndarray
-    colors: np.ndarray
+    cameras: dict[int, Lens]  # by camera id
+    images: list[ColmapImage]  # in the order of the file
+    points: np.ndarray  # [P,3] float64, world units
+    colors: np.ndarray  # [P,3] uint8
 
 
-def read_model(folder: Path) -> Model:
-    """Reads the model in `folder`, from .bin where there are both; a missing points3D file is an empty cloud.
+def read_model(folder: Path) -> ColmapModel:
+    """Read the model in `folder`, from .bin where there are both kinds; a missing points3D file is an empty
+    point cloud.
 
-    Raises FileNotFoundError without cameras or images, and ValueError that names the file for what is
-    truncated, malformed, not finite or not supported.
+    Raises: FileNotFoundError without cameras or images; ValueError that names the file, for data that are
+        truncated, malformed, not finite or not supported.
     """
     binaries = [folder / "cameras.bin", folder / "images.bin"]
     suffix = ".bin" if all(map(Path.is_file, binaries)) else ".txt"
@@ -50,7 +52,9 @@ def read_model(folder: Path) -> Model:
     images = (_images_bin if binary else _images_txt)(folder / f"images{suffix}")
     for image in images:
         if image.camera not in cameras:
-            raise ValueError(f"{folder / f'images{suffix}'}: {image.name}: there is no camera {image.camera}")
+            raise ValueError(
+                f"{folder / f'images{suffix}'}: {image.name}: camera {image.camera} does not exist"
+            )
     file = folder / f"points3D{suffix}"
     rows = list((_points_bin if binary else _points_txt)(file)) if file.is_file() else []
     points = np.array([xyz for _, xyz, _ in rows], np.float64).reshape(-1, 3)
@@ -61,11 +65,11 @@ def read_model(folder: Path) -> Model:
         raise ValueError(
             f"{file}: {len(bad)} of {len(rows)} points are not finite; the first is {first[0]}: {first[1]}"
         )
-    return Model(cameras, images, points, colors)
+    return ColmapModel(cameras, images, points, colors)
 
 
 class _Reader:
-    """A binary file, read from the front; asking for more than is left is an error."""
+    """A binary file that is read from its beginning; asking for more bytes than are left is an error."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.data, self.at = path, path.read_bytes(), 0
@@ -84,7 +88,7 @@ class _Reader:
             )
 
     def count(self, smallest: int) -> int:
-        """The number of records that follow, each of at least `smallest` bytes."""
+        """Read the number of records that follow, each of at least `smallest` bytes."""
         (count,) = self.take("Q")
         self.need(count * smallest)
         return count
@@ -96,7 +100,7 @@ class _Reader:
     def text(self) -> str:
         end = self.data.find(b"\0", self.at)
         if end < 0:
-            raise ValueError(f"{self.path}: truncated: an image's name at byte {self.at} has no end")
+            raise ValueError(f"{self.path}: truncated: the image name at byte {self.at} has no end")
         start, self.at = self.at, end + 1
         return self.data[start:end].decode("utf-8", "surrogateescape")
 
@@ -113,19 +117,19 @@ def _cameras_bin(path: Path) -> dict[int, Lens]:
         index, model, width, height = reader.take("iiQQ")
         name = MODEL_NAMES[model] if 0 <= model < len(MODEL_NAMES) else f"number {model}"
         params = reader.take(f"{len(COLMAP_MODELS.get(name, '').split())}d")
-        with _place(f"{path}: camera {index}"):
+        with _located(f"{path}: camera {index}"):
             cameras[index] = from_colmap(name, width, height, params)
     reader.done()
     return cameras
 
 
-def _images_bin(path: Path) -> list[Image]:
+def _images_bin(path: Path) -> list[ColmapImage]:
     reader, images = _Reader(path), []
     for _ in range(reader.count(73)):
         _, *pose, camera = reader.take("I7dI")
         name = reader.text()
         reader.skip(reader.count(24) * 24)  # x, y, point id of each feature
-        with _place(str(path)):
+        with _located(str(path)):
             images.append(_image(name, camera, pose))
     reader.done()
     return images
@@ -144,27 +148,27 @@ def _cameras_txt(path: Path) -> dict[int, Lens]:
     cameras = {}
     for number, line in _lines(path):
         if line:
-            with _place(f"{path}, line {number}"):
+            with _located(f"{path}, line {number}"):
                 index, model, width, height, *params = line.split()
                 cameras[int(index)] = from_colmap(model, int(width), int(height), list(map(float, params)))
     return cameras
 
 
-def _images_txt(path: Path) -> list[Image]:
+def _images_txt(path: Path) -> list[ColmapImage]:
     images, lines = [], _lines(path)
     for number, line in lines:
         if line:
-            with _place(f"{path}, line {number}"):
+            with _located(f"{path}, line {number}"):
                 _, *pose, camera, name = line.split(maxsplit=9)
                 images.append(_image(name, int(camera), list(map(float, pose))))
-            next(lines, None)  # the features, on a line of their own that may be empty
+            next(lines, None)  # the features have a line of their own, which may be empty
     return images
 
 
 def _points_txt(path: Path) -> Iterator[tuple[int, tuple, tuple]]:
     for number, line in _lines(path):
         if line:
-            with _place(f"{path}, line {number}"):
+            with _located(f"{path}, line {number}"):
                 index, x, y, z, red, green, blue = line.split(maxsplit=8)[:7]
                 colour = (int(red), int(green), int(blue))
                 if min(colour) < 0 or max(colour) > 255:
@@ -173,7 +177,7 @@ def _points_txt(path: Path) -> Iterator[tuple[int, tuple, tuple]]:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Number and text of each line that is no comment; empty ones included."""
+    """Yield the number and the text of each line that is no comment, empty lines included."""
     with path.open(encoding="utf-8", errors="surrogateescape") as file:
         for number, line in enumerate(file, 1):
             if not line.startswith("#"):
@@ -181,19 +185,21 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 @contextmanager
-def _place(where: str) -> Iterator[None]:
-    """Puts the place in the file before a ValueError."""
+def _located(where: str) -> Iterator[None]:
+    """Prepend the place in the file to the message of a ValueError."""
     try:
         yield
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
 
 
-def _image(name: str, camera: int, pose: list[float]) -> Image:
-    """pose: quaternion (w, x, y, z) of any length and translation, world -> camera."""
+def _image(name: str, camera: int, pose: list[float]) -> ColmapImage:
+    """Return an image from its pose: a quaternion (w, x, y, z) of any length and a translation, world ->
+    camera.
+    """
     length = math.sqrt(sum(value * value for value in pose[:4]))
     if not all(map(math.isfinite, pose)) or not 0 < length < math.inf:
-        raise ValueError(f"the pose of {name} is not finite or has no rotation: {pose}")
+        raise ValueError(f"the pose of {name} is not finite or has a zero quaternion: {pose}")
     w, x, y, z = (value / length for value in pose[:4])
     viewmat = np.eye(4)
     viewmat[:3, :3] = [
@@ -202,7 +208,7 @@ def _image(name: str, camera: int, pose: list[float]) -> Image:
         [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
     ]
     viewmat[:3, 3] = pose[4:]
-    return Image(name, camera, viewmat)
+    return ColmapImage(name, camera, viewmat)
 
 
 MODEL_NAMES = (

@@ -1,8 +1,8 @@
-"""Lenses: intrinsics with distortion, and the picture that a pinhole with the same K would have seen.
+"""Lenses: intrinsics with distortion, and the image that a pinhole camera with the same K would have taken.
 
-Notation: (x, y) is a direction's image plane position at z = 1, r^2 = x^2 + y^2; the lens moves it to (x_d,
-y_d) and the pixel is (fx x_d + cx, fy y_d + cy), pixel centres at +0.5. Source: COLMAP,
-src/colmap/sensor/models.h; OpenCV, "Camera Calibration and 3D Reconstruction".
+Notation: (x, y) is the position of a direction on the image plane z = 1, and r^2 = x^2 + y^2; the lens moves
+    it to (x_d, y_d), and the pixel is (fx x_d + cx, fy y_d + cy), with pixel centres at +0.5.
+Source: COLMAP, src/colmap/sensor/models.h; OpenCV, "Camera Calibration and 3D Reconstruction".
 """
 
 from __future__ import annotations
@@ -19,10 +19,7 @@ import numpy as np
 class Lens:
     """A camera's size and intrinsics in pixels, with its distortion.
 
-    radial: k of the factor 1 + k1 q + k2 q^2 + ..., q = r^2 (fisheye: q = theta^2, theta = atan r, on theta
-    instead of r). divisor: the same polynomial in the denominator (FULL_OPENCV's k4 k5 k6). tangential: p1,
-    p2. Raises ValueError for sizes and focal lengths that are not positive and for numbers that are not
-    finite.
+    Raises: ValueError for sizes and focal lengths that are not positive, and for numbers that are not finite.
     """
 
     width: int
@@ -31,9 +28,10 @@ class Lens:
     fy: float
     cx: float
     cy: float
+    # k of the factor 1 + k1 q + k2 q^2 + ..., q = r^2 (fisheye: q = theta^2, theta = atan r, on theta for r)
     radial: tuple[float, ...] = ()
-    divisor: tuple[float, ...] = ()
-    tangential: tuple[float, float] = (0.0, 0.0)
+    divisor: tuple[float, ...] = ()  # the same polynomial in the denominator: FULL_OPENCV's k4, k5, k6
+    tangential: tuple[float, float] = (0.0, 0.0)  # p1, p2
     fisheye: bool = False
 
     def __post_init__(self) -> None:
@@ -46,25 +44,25 @@ class Lens:
 
     @property
     def matrix(self) -> np.ndarray:
-        """K, [3,3] float64."""
+        """Return K, [3,3] float64."""
         return np.array([[self.fx, 0, self.cx], [0, self.fy, self.cy], [0, 0, 1]], dtype=np.float64)
 
     @property
     def distorted(self) -> bool:
-        """Whether it differs from a pinhole."""
+        """Return whether the lens differs from a pinhole."""
         return self.fisheye or any((*self.radial, *self.divisor, *self.tangential))
 
     def resized(self, width: int, height: int) -> Lens:
-        """The same lens for pictures of another size; scaled per axis by the exact ratio."""
+        """Return the same lens for images of another size, scaled per axis by the exact ratio."""
         x, y = width / self.width, height / self.height
         scaled = {"fx": self.fx * x, "cx": self.cx * x, "fy": self.fy * y, "cy": self.cy * y}
         return replace(self, width=width, height=height, **scaled)
 
-    def fits(self, width: int, height: int) -> bool:
-        """Whether a picture of this size can be the camera's picture, resized as a whole.
+    def same_aspect(self, width: int, height: int) -> bool:
+        """Return whether an image of this size can be the camera's image, resized as a whole.
 
-        Equal aspect up to the rounding of one pixel; a size within 5 % that is not equal is refused, since a
-        picture that lost a few pixels at a border looks the same.
+        The aspect must be equal up to the rounding of one pixel. A size within 5 % that is not equal is
+        refused, since an image that lost a few pixels at a border looks the same.
         """
         if (width, height) == (self.width, self.height):
             return True
@@ -72,7 +70,7 @@ class Lens:
         return similar and abs(width / self.width - 1) > 0.05
 
     def distort(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(x_d, y_d) of undistorted (x, y)."""
+        """Return the distorted (x_d, y_d) of undistorted (x, y)."""
         r2 = x * x + y * y
         if self.fisheye:
             r = np.sqrt(r2)
@@ -86,8 +84,10 @@ class Lens:
         yd = y * factor + 2 * p2 * x * y + p1 * (r2 + 2 * y * y)
         return xd, yd
 
-    def reach(self, limit: float) -> float:
-        """The r, at most `limit`, up to which the distorted radius grows: beyond it the model folds back."""
+    def max_radius(self, limit: float) -> float:
+        """Return the r, at most `limit`, up to which the distorted radius grows; beyond it the model folds
+        back.
+        """
         r = np.linspace(0, limit, 4097)
         grown = replace(self, tangential=(0.0, 0.0)).distort(r, np.zeros_like(r))[0]
         folds = np.flatnonzero(~(np.diff(grown) > 0))
@@ -95,10 +95,10 @@ class Lens:
 
 
 def from_colmap(model: str, width: int, height: int, params: Sequence[float]) -> Lens:
-    """The lens of a COLMAP camera.
+    """Return the lens of a COLMAP camera.
 
-    Raises ValueError for models that are not perspective lenses with known formulas and for a wrong number of
-    params.
+    Raises: ValueError for models that are not perspective lenses with known formulas, and for a wrong number
+        of parameters.
     """
     if model not in COLMAP_MODELS:
         raise ValueError(f"camera model {model} is not supported; supported are {', '.join(COLMAP_MODELS)}")
@@ -136,10 +136,13 @@ COLMAP_MODELS = {
 
 
 def undistort(image: np.ndarray, lens: Lens) -> tuple[np.ndarray, np.ndarray]:
-    """Resamples a picture as the pinhole with the lens's own fx, fy, cx, cy and size would show it.
+    """Resample an image as the pinhole camera with the lens's fx, fy, cx, cy and size would show it.
 
-    image: [H,W,D] of the lens's size, any real type. Returns float32 [H,W,D] (bilinear) and bool [H,W], False
-    where the pixel would come from outside the picture.
+    Args:
+        image: [H,W,D] of the lens's size, of any real type.
+
+    Returns: float32 [H,W,D] (bilinear), and bool [H,W], False where a pixel would come from outside the
+        image.
     """
     at, x, y, inside = _lookup(lens)
     flat = image.reshape(lens.height * lens.width, -1).astype(np.float32)
@@ -152,27 +155,33 @@ def undistort(image: np.ndarray, lens: Lens) -> tuple[np.ndarray, np.ndarray]:
 
 @lru_cache(maxsize=2)
 def _lookup(lens: Lens) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Per pixel: index of the upper left of four sources, weights to the right and below, inside or not."""
+    """Return per pixel the index of the upper left of its four source pixels, the weights right and down, and
+    whether it is inside.
+    """
     u, v = np.meshgrid(np.arange(lens.width) + 0.5, np.arange(lens.height) + 0.5)
     x, y = (u - lens.cx) / lens.fx, (v - lens.cy) / lens.fy
     r = np.hypot(x, y)
     xd, yd = lens.distort(x, y)
     u, v = lens.fx * xd + lens.cx, lens.fy * yd + lens.cy
-    inside = (u >= 0) & (u <= lens.width) & (v >= 0) & (v <= lens.height) & (r <= lens.reach(float(r.max())))
+    inside = (
+        (u >= 0) & (u <= lens.width) & (v >= 0) & (v <= lens.height) & (r <= lens.max_radius(float(r.max())))
+    )
     left, right = _between(u - 0.5, lens.width)
     top, below = _between(v - 0.5, lens.height)
     return (top * lens.width + left).ravel(), right, below, inside
 
 
 def _between(place: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The lower of the two indices around each place, and the weight [n] of the upper; borders repeat."""
+    """Return the lower of the two indices around each position, and the weight [n] of the upper one; borders
+    repeat.
+    """
     place = np.clip(np.nan_to_num(place), 0, size - 1)
     lower = np.minimum(place.astype(np.int64), max(size - 2, 0))
     return lower, (place - lower).astype(np.float32).ravel()
 
 
 def _polynomial(coefficients: Sequence[float], q: np.ndarray) -> np.ndarray:
-    """1 + c1 q + c2 q^2 + ..."""
+    """Return 1 + c1 q + c2 q^2 + ..."""
     value = np.zeros_like(q)
     for coefficient in reversed(coefficients):
         value = (value + coefficient) * q

@@ -1,4 +1,4 @@
-"""Known cameras made worse on purpose, to see what learning them brings back."""
+"""Deliberate errors in known training cameras, to measure how well learning the cameras removes them."""
 
 from __future__ import annotations
 
@@ -20,19 +20,17 @@ if TYPE_CHECKING:
 
 @dataclass
 class Perturb:
-    """How far the training cameras are off; the true ones stay with the scene, and so do the held-out ones.
-
-    orbit: degrees, each camera's yaw and pitch about what all look at are off by up to so much, uniformly.
-    rotation: degrees, each camera is turned by so much about an axis of its own. translation: each is shifted
-    by this share of the scene's extent, anywhere. focal: percent by which all focal lengths are too long.
-    seed: of what is random.
+    """How far the training cameras are moved. The true ones are kept with the scene; held-out cameras do not
+    change.
     """
 
-    orbit: float = 0.0
-    rotation: float = 0.0
-    translation: float = 0.0
-    focal: float = 0.0
-    seed: int = 0
+    orbit: float = 0.0  # degrees: yaw and pitch about the common focus are off by up to this, uniformly
+    rotation: float = 0.0  # degrees: each camera is turned by this about a random axis of its own
+    translation: float = (
+        0.0  # fraction of the scene's extent: each camera is shifted by this, in any direction
+    )
+    focal: float = 0.0  # percent by which all focal lengths are too long
+    seed: int = 0  # of the random directions
 
     def __post_init__(self) -> None:
         for name in ("orbit", "rotation", "translation"):
@@ -40,7 +38,7 @@ class Perturb:
         check_range("data.perturb.focal", self.focal, -99)
 
     def __call__(self, scene: Scene) -> Scene:
-        """The scene with worse training cameras; itself where nothing is off."""
+        """Return the scene with perturbed training cameras, or the scene itself where every setting is 0."""
         if not (self.orbit or self.rotation or self.translation or self.focal):
             return scene
         truth = [view.camera for view in scene.train]
@@ -56,11 +54,15 @@ class Perturb:
         for view, matrix in zip(scene.train, viewmats, strict=True):
             K = view.camera.Ks * zoom[:, None]
             K[:, :2, 2] = view.camera.Ks[:, :2, 2]
-            views.append(view.at(Camera(matrix[None].float(), K, view.camera.width, view.camera.height)))
-        return replace(scene, train=views, truth=scene.truth or truth, extent=0.0, fingerprint="")
+            views.append(
+                view.with_camera(Camera(matrix[None].float(), K, view.camera.width, view.camera.height))
+            )
+        return replace(
+            scene, train=views, true_cameras=scene.true_cameras or truth, extent=0.0, fingerprint=""
+        )
 
     def _turned(self, viewmats: Tensor, truth: list[Camera], random: torch.Generator) -> Tensor:
-        """Off in yaw, about the scene's up, and in pitch, about each camera's right."""
+        """Turn cameras in yaw about the scene's up vector, and in pitch about each camera's right vector."""
         turns = torch.rand(len(truth), 2, generator=random, dtype=torch.float64) * 2 - 1
         turns *= math.radians(self.orbit)
         up, still = upright(truth).double(), torch.zeros(len(truth), 3, dtype=torch.float64)
@@ -72,6 +74,6 @@ class Perturb:
 
 
 def _directions(count: int, random: torch.Generator) -> Tensor:
-    """Unit vectors [count,3], uniform."""
+    """Return unit vectors [count,3], uniformly distributed."""
     vectors = torch.randn(count, 3, generator=random, dtype=torch.float64)
     return torch.nn.functional.normalize(vectors, dim=1)

@@ -1,4 +1,6 @@
-"""A folder of photographs and nothing else: cameras on an orbit, from rough angles and a guessed lens."""
+"""A folder of photographs and nothing else: cameras on an orbit, from approximate angles and a guessed
+lens.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +19,20 @@ from splatexp.data.colmap import data_folder
 from splatexp.data.lens import Lens
 from splatexp.data.perturb import Perturb
 from splatexp.data.scene import Scene, View
-from splatexp.data.transforms import true_cameras
-from splatexp.data.view_loader import BACKGROUNDS, Source, count_inside, find_masks, read_views, reading
+from splatexp.data.transforms import read_cameras
+from splatexp.data.view_loader import (
+    BACKGROUNDS,
+    ImageSource,
+    find_masks,
+    image_errors,
+    mask_by_alpha,
+    read_views,
+)
 from splatexp.settings.checks import check_choice, check_range
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
-FOCAL = 1.2  # longer sides: 43 mm on 35 mm film across the longer side, what telephones and portraits have
-FILM = math.hypot(36, 24)  # mm, the diagonal of 35 mm film, in which EXIF tells focal lengths
+FOCAL = 1.2  # in longer sides: 43 mm on 35 mm film, usual for phones and portraits
+FILM = math.hypot(36, 24)  # mm, the diagonal of 35 mm film, to which EXIF's focal length refers
 
 
 @dataclass
@@ -31,95 +40,95 @@ class Photos:
     """Loads the photographs in `path`/images, or in `path`, in the order of the numbers in their names.
 
     The cameras look at the origin from `distance`, upright; +y is down, as in COLMAP's worlds, and a positive
-    pitch looks from above. They are guesses: `camera=orbit` learns what they are.
-
-    path: folder of the photographs. yaw, pitch: degrees, one for each photograph in their order, held-out
-    ones included; none: yaws evenly over `spread`, pitches 0. spread: degrees from the first photograph to
-    the last, positive where the camera went to the right, negative to the left; 360: all the way round.
-    focal: focal length in longer sides of the picture; 0: from the EXIF data where they tell it, else 1.2.
-    distance: world units. test: names of the photographs that are held out. truth: a transforms.json with
-    the true cameras, for measuring; held-out views get theirs from it.
-    masks: use the folder masks/ beside the photographs (same stems, white = object) when there is one.
-    cutout: what masks leave out is transparent, and shows the background; false: it counts for nothing.
-    background: white, black or random, behind transparent pictures; also the colour of the backdrop where
-    the photographs themselves show it; none: there is no such colour. side_max: longer sides are reduced to
-    so many pixels; 0: never. downscale: then by this factor. perturb: makes the cameras worse.
+    pitch looks from above. They are guesses, which `camera=orbit` refines.
     """
 
-    path: str = field(metadata={"unit": "path"})
+    path: str = field(metadata={"unit": "path"})  # folder of the photographs
+    # degrees, one for each photograph in order, held-out ones included; []: spaced evenly over `yaw_range`
     yaw: list[float] = field(default_factory=list)
-    pitch: list[float] = field(default_factory=list)
-    spread: float = 90.0
-    focal: float = 0.0
-    distance: float = 5.0
-    test: list[str] = field(default_factory=list)
-    truth: str = field(default="", metadata={"unit": "path"})
-    masks: bool = True
-    cutout: bool = True
+    pitch: list[float] = field(default_factory=list)  # degrees, likewise; []: 0
+    # degrees from the first photograph to the last: positive where the camera went to the right, negative to
+    # the left; 360: all the way round
+    yaw_range: float = 90.0
+    focal: float = 0.0  # focal length over the longer side of the image; 0: from EXIF, or 1.2 without it
+    distance: float = 5.0  # world units from the cameras to the origin
+    test_names: list[str] = field(default_factory=list)  # names of the photographs that are held out
+    # a transforms.json with the true cameras, to measure errors; held-out views get theirs from it
+    true_cameras: str = field(default="", metadata={"unit": "path"})
+    masks: bool = True  # use the folder masks/ where there is one (same stems, white = object)
+    masks_as_alpha: bool = True  # pixels outside the masks are transparent; false: they are ignored
+    # white, black or random, behind transparent images; also the colour of the backdrop where the photographs
+    # show it; none: there is no such colour
     background: str = "white"
-    side_max: int = 1024
-    downscale: int = 1
-    perturb: Perturb = field(default_factory=Perturb)
+    max_side: int = 1024  # px, longer sides are reduced to this; 0: never
+    downscale: int = 1  # images are then reduced by this factor
+    perturb: Perturb = field(default_factory=Perturb)  # makes the cameras worse
 
     @property
-    def guessed(self) -> bool:
-        """Whether the cameras are nobody's word: no angles are given."""
+    def cameras_guessed(self) -> bool:
+        """Return whether no angles are given, so that the cameras are only a guess."""
         return not (self.yaw or self.pitch)
 
     def __post_init__(self) -> None:
-        check_range("data.spread", self.spread, -360, 360)
+        check_range("data.yaw_range", self.yaw_range, -360, 360)
         check_range("data.focal", self.focal, 0)
         check_range("data.distance", self.distance, 1e-6)
-        check_range("data.side_max", self.side_max, 0)
+        check_range("data.max_side", self.max_side, 0)
         check_choice("data.background", self.background, (*BACKGROUNDS, "none"))
 
     def load(self) -> Scene:
-        """Reads everything. Raises FileNotFoundError and ValueError, one line that names the file."""
+        """Read all photographs.
+
+        Raises: FileNotFoundError, ValueError, with one line that names the file.
+        """
         root = data_folder(self.path)
         paths = photographs(root)
         if len(paths) < 2:
-            got = f"1 ({paths[0].name}); one view has no depth" if paths else f"0 in {root}"
+            got = f"1 ({paths[0].name}), which shows no depth" if paths else f"0 in {root}"
             raise ValueError(
                 f"data.path: expected two photographs or more ({', '.join(SUFFIXES)}), got {got}"
             )
         names = [path.name for path in paths]
-        if lost := [name for name in self.test if name not in names]:
-            raise ValueError(f"data.test: expected names of photographs such as {names[0]}, got {lost[0]}")
+        if lost := [name for name in self.test_names if name not in names]:
+            expected = f"expected names of photographs such as {names[0]}"
+            raise ValueError(f"data.test_names: {expected}, got {lost[0]}")
         masks = find_masks(root / "masks", names) if self.masks else {}
         lenses = self._lenses(paths)
         poses = [orbit(yaw, pitch, self.distance) for yaw, pitch in self._angles(names)]
         sources = [
-            Source(path.name, path, pose, lens, masks.get(path.name), self.cutout, True, self.side_max)
+            ImageSource(
+                path.name, path, pose, lens, masks.get(path.name), self.masks_as_alpha, True, self.max_side
+            )
             for path, pose, lens in zip(paths, poses, lenses, strict=True)
         ]
         on = "black" if self.background == "none" else self.background
         views, clear = read_views(sources, self.downscale, on)
-        train = [view for view in views if view.name not in self.test]
-        held = [view for view in views if view.name in self.test]
+        train = [view for view in views if view.name not in self.test_names]
+        held = [view for view in views if view.name in self.test_names]
         scene = Scene(
             name=root.resolve().name,
             train=train,
-            test=count_inside(held) if self.cutout else held,
+            test=mask_by_alpha(held) if self.masks_as_alpha else held,
             background=None if self.background == "none" and not clear else BACKGROUNDS[on],
             random_background=clear and self.background == "random",
         )
-        return self.perturb(self._with_truth(scene) if self.truth else scene)
+        return self.perturb(self._with_truth(scene) if self.true_cameras else scene)
 
     def _angles(self, names: list[str]) -> list[tuple[float, float]]:
-        """Degrees of yaw and pitch of every photograph."""
+        """Return yaw and pitch of every photograph, degrees."""
         count = len(names)
         for name in ("yaw", "pitch"):
             given = getattr(self, name)
             if given and len(given) != count:
                 files = f"{names[0]} to {names[-1]}"
                 raise ValueError(f"data.{name}: expected {count} angles, of {files}, got {len(given)}")
-        gap = self.spread / (count if abs(self.spread) == 360 else max(1, count - 1))
-        yaw = self.yaw or [index * gap - self.spread / 2 for index in range(count)]
+        gap = self.yaw_range / (count if abs(self.yaw_range) == 360 else max(1, count - 1))
+        yaw = self.yaw or [index * gap - self.yaw_range / 2 for index in range(count)]
         return list(zip(yaw, self.pitch or [0.0] * count, strict=True))
 
     def _lenses(self, paths: list[Path]) -> list[Lens]:
-        """Each photograph's lens: one focal length for all, in longer sides of the picture."""
-        facts = [_facts(path) for path in paths]
+        """Return each photograph's lens; all have the same focal length relative to the longer side."""
+        facts = [_measured(path) for path in paths]
         told = [longer for _, _, longer in facts]
         focal = self.focal or (float(np.median(told)) if all(told) else FOCAL)
         lenses = [
@@ -137,30 +146,36 @@ class Photos:
         return lenses
 
     def _with_truth(self, scene: Scene) -> Scene:
-        """The scene with its true cameras, brought into the world of the guessed ones."""
-        known = true_cameras(Path(self.truth))
+        """Return the scene with its true cameras, aligned to the world of the guessed ones."""
+        known = read_cameras(Path(self.true_cameras))
         views = scene.train + scene.test
         if lost := [view.name for view in views if Path(view.name).stem not in known]:
-            raise ValueError(f"{self.truth}: expected a frame of every photograph, got none of {lost[0]}")
-        cameras = [_fitted(known[Path(view.name).stem], view) for view in views]
+            raise ValueError(
+                f"{self.true_cameras}: expected a frame for every photograph, got none for {lost[0]}"
+            )
+        cameras = [_resized(known[Path(view.name).stem], view) for view in views]
         across = similarity(cameras[: len(scene.train)], [view.camera for view in scene.train])
         cameras = [across.camera(camera) for camera in cameras]
-        held = [view.at(camera) for view, camera in zip(scene.test, cameras[len(scene.train) :], strict=True)]
-        return replace(scene, test=held, truth=cameras[: len(scene.train)], fingerprint="")
+        held = [
+            view.with_camera(camera)
+            for view, camera in zip(scene.test, cameras[len(scene.train) :], strict=True)
+        ]
+        return replace(scene, test=held, true_cameras=cameras[: len(scene.train)], fingerprint="")
 
 
 def photographs(root: Path) -> list[Path]:
-    """The pictures in `root`/images, or in `root`, 2.jpg before 10.jpg."""
+    """Return the image files in `root`/images, or in `root`, sorted so that 2.jpg comes before 10.jpg."""
     folder = root / "images" if (root / "images").is_dir() else root
     found = [path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file()]
-    return sorted(found, key=lambda path: _counted(path.name))
+    return sorted(found, key=lambda path: _natural_key(path.name))
 
 
 def orbit(yaw: float, pitch: float, distance: float) -> np.ndarray:
-    """World -> camera [4,4] of an upright camera that looks at the origin; y is down in both.
+    """Return world -> camera [4,4] of an upright camera that looks at the origin; y is down in both.
 
-    yaw: degrees, positive: the camera has gone to the right, and sees the object's left side. pitch: degrees,
-    positive: it looks from above.
+    Args:
+        yaw: degrees; at a positive yaw the camera has moved to the right and sees the object's left side.
+        pitch: degrees; at a positive pitch it looks from above.
     """
     a, b = math.radians(yaw), math.radians(pitch)
     turn = np.array([[math.cos(a), 0, math.sin(a)], [0, 1, 0], [-math.sin(a), 0, math.cos(a)]])
@@ -171,27 +186,34 @@ def orbit(yaw: float, pitch: float, distance: float) -> np.ndarray:
     return viewmat
 
 
-def _counted(name: str) -> list[tuple[int, int, str]]:
-    """What a name is sorted by: its runs of digits as numbers, which come before other characters."""
+def _natural_key(name: str) -> list[tuple[int, int, str]]:
+    """Return the sort key of a name: its runs of digits as numbers, which come before other characters."""
     parts = re.findall(r"\d+|\D+", name.lower())
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts]
 
 
-def _facts(path: Path) -> tuple[int, int, float]:
-    """Upright width and height of a photograph; its focal length in longer sides, 0 where it is not told."""
-    with reading(path), Image.open(path) as picture:
+def _measured(path: Path) -> tuple[int, int, float]:
+    """Return upright width and height of a photograph, and its focal length over the longer side, 0 where
+    EXIF has none.
+    """
+    with image_errors(path), Image.open(path) as picture:
         exif = picture.getexif().get_ifd(ExifTags.IFD.Exif)
         film = float(exif.get(ExifTags.Base.FocalLengthIn35mmFilm) or 0)
         width, height = picture.size
-        if picture.getexif().get(ExifTags.Base.Orientation, 1) >= 5:  # it lies on its side
+        if picture.getexif().get(ExifTags.Base.Orientation, 1) >= 5:  # it is stored on its side
             width, height = height, width
     return width, height, film / FILM * math.hypot(width, height) / max(width, height)
 
 
-def _fitted(camera: Camera, view: View) -> Camera:
-    """A true camera at the size of its view.  Raises: ValueError for another aspect."""
+def _resized(camera: Camera, view: View) -> Camera:
+    """Return a true camera at the size of its view.
+
+    Raises: ValueError for a different aspect.
+    """
     width, height = view.camera.width, view.camera.height
     if abs(camera.width * height - camera.height * width) > max(width, height, camera.width, camera.height):
         size = f"{camera.width} x {camera.height}"
-        raise ValueError(f"data.truth: expected the aspect of {view.name}, {width} x {height}, got {size}")
+        raise ValueError(
+            f"data.true_cameras: expected the aspect of {view.name}, {width} x {height}, got {size}"
+        )
     return camera.resized(width, height)

@@ -1,6 +1,6 @@
-"""What every loader returns: views (picture, camera, mask) in a training and a held-out half, and points.
+"""What every loader returns: views (image, camera, mask) in a training and a held-out set, and points.
 
-Pictures stay uint8 in memory, [H,W,3], sRGB.
+Images stay uint8 in memory, [H,W,3], sRGB.
 """
 
 from __future__ import annotations
@@ -24,63 +24,58 @@ Colour = tuple[float, float, float]
 
 @dataclass(eq=False)
 class View:
-    """One photograph with its camera (C = 1).
-
-    image: uint8 [H,W,3], the ground truth as it is evaluated. mask: bool [H,W], True = use, or None = all of
-    it. alpha: uint8 [H,W] where the source had one and other backgrounds are wanted; `image` is then composed
-    on `background`.
-    """
+    """One image with its camera (C = 1)."""
 
     name: str
     camera: Camera
-    image: Tensor
-    mask: Tensor | None = None
-    alpha: Tensor | None = None
+    image: Tensor  # uint8 [H,W,3], the ground truth; where there is alpha, composited on `background`
+    mask: Tensor | None = None  # bool [H,W], True = use; None: the whole image
+    alpha: Tensor | None = None  # uint8 [H,W], where the source has one and other backgrounds are wanted
     background: Colour = (0.0, 0.0, 0.0)
     _coarse: tuple[int, Tensor, Tensor | None, Tensor | None, Camera] | None = field(default=None, repr=False)
 
-    FULL: ClassVar[int] = 255  # what `image` has for 1
+    WHITE_LEVEL: ClassVar[int] = 255  # the value of `image` that stands for 1
 
     def __post_init__(self) -> None:
         size = (self.camera.height, self.camera.width)
         if self.image.dtype != torch.uint8 or tuple(self.image.shape) != (*size, 3):
             got = f"{self.image.dtype} {tuple(self.image.shape)}"
             raise ValueError(f"{self.name}: image: expected uint8 {(*size, 3)} as its camera says, got {got}")
-        for label, plane in (("mask", self.mask), ("alpha", self.alpha)):
-            if plane is not None and tuple(plane.shape) != size:
-                raise ValueError(f"{self.name}: {label}: expected {size}, got {tuple(plane.shape)}")
+        for label, tensor in (("mask", self.mask), ("alpha", self.alpha)):
+            if tensor is not None and tuple(tensor.shape) != size:
+                raise ValueError(f"{self.name}: {label}: expected {size}, got {tuple(tensor.shape)}")
 
     @property
     def stem(self) -> str:
-        """The name as a file name without suffix: 'test/r_7.png' -> 'test_r_7'."""
+        """Return the name as a file name without suffix: 'test/r_7.png' -> 'test_r_7'."""
         head, _, tail = self.name.rpartition("/")
         return f"{head}/{tail.rsplit('.', 1)[0] or tail}".strip("/").replace("/", "_")
 
     @cached_property
     def sha256(self) -> str:
-        """SHA-256 of the ground truth's bytes (uint8, rows of RGB)."""
+        """Return the SHA-256 of the ground truth's bytes (uint8, rows of RGB)."""
         return hashlib.sha256(self.image.cpu().numpy().tobytes()).hexdigest()
 
     @property
-    def values(self) -> Tensor:
-        """The picture [H,W,3] in [0,1]."""
-        return self.image / self.FULL
+    def float_image(self) -> Tensor:
+        """Return the image [H,W,3] in [0,1]."""
+        return self.image / self.WHITE_LEVEL
 
     @property
-    def planes(self) -> dict[str, Tensor]:
-        """What there is of its image, mask and alpha, by name."""
-        planes = {"image": self.image, "mask": self.mask, "alpha": self.alpha}
-        return {name: plane for name, plane in planes.items() if plane is not None}
+    def tensors(self) -> dict[str, Tensor]:
+        """Return image, mask and alpha by name, as far as the view has them."""
+        tensors = {"image": self.image, "mask": self.mask, "alpha": self.alpha}
+        return {name: tensor for name, tensor in tensors.items() if tensor is not None}
 
     def to(self, device: torch.device) -> View:
-        """The same view on a device: itself where it is there."""
+        """Return the view on a device; itself where it is there already."""
         if self.image.device == device:
             return self
-        planes: dict[str, Any] = {name: sent(plane, device) for name, plane in self.planes.items()}
-        return replace(self, camera=self.camera.to(device), _coarse=None, **planes)
+        tensors: dict[str, Any] = {name: sent(tensor, device) for name, tensor in self.tensors.items()}
+        return replace(self, camera=self.camera.to(device), _coarse=None, **tensors)
 
-    def at(self, camera: Camera) -> View:
-        """The same picture seen by another camera of its size; what is kept of the picture is kept."""
+    def with_camera(self, camera: Camera) -> View:
+        """Return the same image seen by another camera of its size; cached data of the image are kept."""
         moved = copy.copy(self)
         moved.camera = camera
         if self._coarse is not None:
@@ -88,22 +83,26 @@ class View:
         return moved
 
     def pin(self) -> None:
-        """Keep its planes in pinned memory from now on, from which a device copies in its own time."""
-        for name, plane in self.planes.items():
-            setattr(self, name, plane.pin_memory())
+        """Keep the tensors in pinned memory from now on, from which a GPU copies asynchronously."""
+        for name, tensor in self.tensors.items():
+            setattr(self, name, tensor.pin_memory())
 
     def target(
         self, factor: int = 1, background: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None, Camera]:
-        """What a render of this view is compared with.
+        """Return what a render of this view is compared with.
 
-        factor: blocks of factor x factor pixels become one, by their mean; a coarse pixel is used if all its
-        pixels are. background: [3] on the CPU, replaces the one that an image with alpha was composed on;
-        ignored without alpha. Returns image float [1,h,w,3] in [0,1], mask float [1,h,w,1] of 0 and 1 or
-        None, and the camera of that size.
+        Args:
+            factor: blocks of factor x factor pixels are averaged to one; a coarse pixel is used if all its
+                pixels are.
+            background: [3] on the CPU, replaces the colour that an image with alpha was composited on;
+                ignored without alpha.
+
+        Returns: the image, float [1,h,w,3] in [0,1]; the mask, float [1,h,w,1] of 0 and 1, or None; the
+            camera of that size.
         """
         if factor == 1:
-            image, mask, alpha, camera = self.values, self.mask, self.alpha, self.camera
+            image, mask, alpha, camera = self.float_image, self.mask, self.alpha, self.camera
         else:
             image, mask, alpha, camera = self._reduced(factor)
         if alpha is not None and background is not None and tuple(background.tolist()) != self.background:
@@ -113,22 +112,24 @@ class View:
         return image[None], None if mask is None else mask[None, ..., None].float(), camera
 
     def _reduced(self, factor: int) -> tuple[Tensor, Tensor | None, Tensor | None, Camera]:
-        """Image in [0,1], mask, alpha (float, 0-255), camera at 1/factor; the CPU keeps the last factor."""
+        """Return image in [0,1], mask, alpha (float, 0-255) and camera at 1/factor; on the CPU the last
+        factor is cached.
+        """
         if self._coarse is None or self._coarse[0] != factor:
             if not 1 <= factor <= min(self.camera.height, self.camera.width):
                 size = f"{self.camera.width} x {self.camera.height}"
                 raise ValueError(f"factor: expected 1 to the shorter side of {size}, got {factor}")
             height, width = self.camera.height // factor, self.camera.width // factor
 
-            def mean(plane: Tensor) -> Tensor:
-                blocks = plane[: height * factor, : width * factor].float()
+            def mean(tensor: Tensor) -> Tensor:
+                blocks = tensor[: height * factor, : width * factor].float()
                 return blocks.reshape(height, factor, width, factor, -1).mean((1, 3))
 
-            image = mean(self.image) / self.FULL
+            image = mean(self.image) / self.WHITE_LEVEL
             mask = None if self.mask is None else mean(self.mask)[..., 0] == 1
             alpha = None if self.alpha is None else mean(self.alpha)[..., 0]
             coarse = (factor, image, mask, alpha, self.camera.reduced(factor))
-            if not image.is_cpu:  # it is made anew in no time, and memory is dear
+            if not image.is_cpu:  # a GPU computes it again in no time, and its memory is scarce
                 return coarse[1:]
             self._coarse = coarse
         return self._coarse[1:]
@@ -136,31 +137,30 @@ class View:
 
 @dataclass(eq=False)
 class Scene:
-    """A data set, ready for training: the same for every loader.
+    """A data set that is ready for training, the same for every loader.
 
-    points: float32 [P,3] world units, colors: uint8 [P,3], or None where the source has none.
-    extent: 1.1 times the largest distance of a training camera to the mean of them, world units; 0 = compute
-    it. background: the colour in [0,1] that lies behind the images, None = black. random_background: train on
-    random colours behind the alpha (held-out views keep `background`). fingerprint: SHA-256 over images,
-    masks, cameras and points; "" = compute it. truth: the true cameras of `train`, where others are given.
-    given: the cameras that the data gave, where those of `train` have been learned. fitted: what is trained
-    on is what is measured, as of a picture that is coded. Raises ValueError, one line, for an empty or
-    overlapping split, for NaN and for points at a camera's centre. Source of the extent: 3DGS (Kerbl et al.
-    2023), getNerfppNorm in the authors' code.
+    Raises: ValueError, one line, for an empty or overlapping split, for NaN, and for points at a camera's
+        centre.
+    Source: the extent follows 3DGS (Kerbl et al. 2023), getNerfppNorm in the authors' code.
     """
 
     name: str
     train: list[View]
-    test: list[View]
-    points: Tensor | None = None
-    colors: Tensor | None = None
+    test: list[View]  # held-out views
+    points: Tensor | None = None  # float32 [P,3], world units; None where the source has none
+    colors: Tensor | None = None  # uint8 [P,3], of the points
+    # world units, 1.1 times the largest distance of a training camera to their mean; 0: it is computed
     extent: float = 0.0
-    background: Colour | None = None
-    random_background: bool = False
-    fingerprint: str = ""
-    truth: list[Camera] | None = None
-    given: list[Camera] | None = None
-    fitted: bool = False
+    background: Colour | None = None  # in [0,1], the colour behind the images; None: black
+    random_background: bool = (
+        False  # train on random colours behind the alpha; held-out views keep `background`
+    )
+    fingerprint: str = ""  # SHA-256 over images, masks, cameras and points; "": it is computed
+    true_cameras: list[Camera] | None = (
+        None  # the true cameras of `train`, where those were changed or guessed
+    )
+    given_cameras: list[Camera] | None = None  # the data's cameras of `train`, where those have been learned
+    test_is_train: bool = False  # training and evaluation use the same image, as for an image that is coded
 
     def __post_init__(self) -> None:
         if not self.train:
@@ -171,20 +171,22 @@ class Scene:
         self.fingerprint = self.fingerprint or self._fingerprint()
 
     def sample(self, step: int, seed: int) -> int:
-        """Index of the training view of `step`: every epoch in a new order, from (seed, step) alone."""
+        """Return the index of the training view of `step`: every epoch has a new order, from (seed, step)
+        alone.
+        """
         epoch, place = divmod(step, len(self.train))
         return int(_order(len(self.train), seed, epoch)[place])
 
     @property
-    def first_cameras(self) -> list[Camera]:
-        """The cameras of `train` as the data gave them."""
-        return self.given or [view.camera for view in self.train]
+    def initial_cameras(self) -> list[Camera]:
+        """Return the cameras of `train` as the data gave them."""
+        return self.given_cameras or [view.camera for view in self.train]
 
-    def moved(self, cameras: Sequence[Camera]) -> Scene:
-        """The same scene, its training views with other cameras; extent and fingerprint stay."""
+    def with_cameras(self, cameras: Sequence[Camera]) -> Scene:
+        """Return the same scene with other cameras for its training views; extent and fingerprint stay."""
         other = copy.copy(self)
-        other.given = self.first_cameras
-        other.train = [view.at(camera) for view, camera in zip(self.train, cameras, strict=True)]
+        other.given_cameras = self.initial_cameras
+        other.train = [view.with_camera(camera) for view, camera in zip(self.train, cameras, strict=True)]
         return other
 
     def _check_views(self) -> None:
@@ -193,12 +195,12 @@ class Scene:
                 raise ValueError(f"{self.name}: the pose of {view.name} is not finite")
         trained = {view.name for view in self.train}
         if len(trained) < len(self.train) or len({view.name for view in self.test}) < len(self.test):
-            raise ValueError(f"{self.name}: two views have one name")
-        if self.fitted:
+            raise ValueError(f"{self.name}: expected a different name for every view, got one name twice")
+        if self.test_is_train:
             return
-        pictures = {view.sha256: view.name for view in self.train}
+        image_names = {view.sha256: view.name for view in self.train}
         for view in self.test:
-            twin = view.name if view.name in trained else pictures.get(view.sha256)
+            twin = view.name if view.name in trained else image_names.get(view.sha256)
             if twin is not None and (twin == view.name or view.image.amin() != view.image.amax()):
                 raise ValueError(f"{self.name}: held-out view {view.name} is also trained on (as {twin})")
 
@@ -256,7 +258,9 @@ class Scene:
 
 
 def hold_out(names: Sequence[str], every: int) -> list[bool]:
-    """Which of `names` are held out: in the order of names every `every`-th, from the first; 0 = none."""
+    """Return which of `names` are held out: in the order of names every `every`-th, from the first; 0:
+    none.
+    """
     if every < 0:
         raise ValueError(f"test_every: expected 0 (hold out nothing) or more, got {every}")
     place = {name: index for index, name in enumerate(sorted(names))}

@@ -1,4 +1,4 @@
-"""One picture as a scene: a single view, which is trained on and measured."""
+"""A single image as a scene: one view, which is both trained on and measured."""
 
 from __future__ import annotations
 
@@ -20,15 +20,12 @@ LEVELS = 65535  # of a background
 
 
 @dataclass(eq=False)
-class PlaneView(View):
-    """A picture of 1 to 4 channels at full precision.
+class ImageView(View):
+    """An image of 1 to 4 channels at full precision: float32 [H,W,D] in [0,1]."""
 
-    image: float32 [H,W,D] in [0,1]. bits: of a channel in its file.
-    """
+    bits: int = 8  # of a channel in the file
 
-    bits: int = 8
-
-    FULL: ClassVar[int] = 1
+    WHITE_LEVEL: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         size = (self.camera.height, self.camera.width)
@@ -38,22 +35,24 @@ class PlaneView(View):
 
     @cached_property
     def sha256(self) -> str:
-        """SHA-256 of its values' bytes (float32, rows of pixels) and of its bits."""
+        """Return the SHA-256 of the values' bytes (float32, rows of pixels) and of the bits."""
         return hashlib.sha256(self.image.cpu().numpy().tobytes() + bytes([self.bits])).hexdigest()
 
     @property
-    def values(self) -> Tensor:
-        """The picture [H,W,D] in [0,1]."""
+    def float_image(self) -> Tensor:
+        """Return the image [H,W,D] in [0,1]."""
         return self.image
 
-    def to(self, device: torch.device) -> PlaneView:
-        """As `View` says."""
+    def to(self, device: torch.device) -> ImageView:
+        """Return the view on a device; itself where it is there already."""
         if self.image.device == device:
             return self
         return replace(self, camera=self.camera.to(device), image=sent(self.image, device), _coarse=None)
 
     def target(self, factor: int = 1, background: Tensor | None = None) -> tuple[Tensor, None, Camera]:
-        """As `View` says; alpha is a channel like the others, so that no background shows through."""
+        """Return image, no mask, and camera, as `View.target`; alpha is a channel like the others, so no
+        background shows through.
+        """
         if factor == 1:
             return self.image[None], None, self.camera
         image, _, _, camera = self._reduced(factor)
@@ -61,48 +60,52 @@ class PlaneView(View):
 
 
 @dataclass(kw_only=True)
-class Image:
-    """One picture file, for rows of the plane."""
+class SingleImage:
+    """Loads one image file, which is fitted by 2D Gaussians."""
 
     domain: ClassVar[str] = "image"
 
-    path: str = field(default="", metadata={"unit": "path"})  # the picture
-    crop: list[int] = field(default_factory=list)  # x, y, width, height px of the part that is taken; []: all
+    path: str = field(default="", metadata={"unit": "path"})  # the image file
+    crop: list[int] = field(default_factory=list)  # x, y, width, height, px: the part that is used; []: all
 
     def __post_init__(self) -> None:
         if self.crop and (len(self.crop) != 4 or min(self.crop) < 0 or min(self.crop[2:]) < 1):
             raise ValueError(f"data.crop: expected x, y, width and height, got {list(self.crop)}")
 
     def load(self) -> Scene:
-        """The picture as a scene, on a background of its mean colour.
+        """Return the image as a scene on a background of its mean colour.
 
-        Raises: FileNotFoundError, ValueError, one line, for what cannot be read.
+        Raises: FileNotFoundError, ValueError, one line, for an image that cannot be read.
         """
         if not self.path:
-            raise ValueError("data.path: expected a picture, got none; say data.path=<file>")
+            raise ValueError("data.path: expected an image file, got none; say data.path=<file>")
         picture = read(Path(self.path))
         if self.crop:
             x, y, width, height = self.crop
             if x + width > picture.width or y + height > picture.height:
                 got = f"{list(self.crop)} of {picture.width} x {picture.height}"
-                raise ValueError(f"data.crop: expected a part of the picture, got {got}")
+                raise ValueError(f"data.crop: expected a part of the image, got {got}")
             picture = replace(picture, pixels=picture.pixels[y : y + height, x : x + width])
-        return scene_of(picture)
+        return image_scene(picture)
 
 
-def scene_of(picture: Picture) -> Scene:
-    """The scene of a picture; its background is a colour that 16 bits can tell."""
+def image_scene(picture: Picture) -> Scene:
+    """Return the scene of an image; its background is a colour that 16 bits can represent."""
     image = torch.from_numpy(picture.pixels).contiguous()
     mean = (image.double().mean((0, 1)) * LEVELS).round() / LEVELS
-    view = PlaneView(picture.name, camera_of(picture.width, picture.height), image, bits=picture.bits)
+    view = ImageView(picture.name, image_camera(picture.width, picture.height), image, bits=picture.bits)
     behind: Any = tuple(mean.tolist())
-    return Scene(picture.name, [view], [view], extent=1.0, background=behind, fitted=True)
+    return Scene(picture.name, [view], [view], extent=1.0, background=behind, test_is_train=True)
 
 
-def camera_of(width: int, height: int, zoom: float = 1.0, corner: tuple[float, float] = (0.0, 0.0)) -> Camera:
-    """A camera of the plane that sees `width` x `height` px of a picture that is enlarged `zoom` times.
+def image_camera(
+    width: int, height: int, zoom: float = 1.0, corner: tuple[float, float] = (0.0, 0.0)
+) -> Camera:
+    """Return a camera of the image plane that sees `width` x `height` px of an image that is enlarged `zoom`
+    times.
 
-    corner: (x, y) px of the enlarged picture, where what it sees begins.
+    Args:
+        corner: (x, y) px of the enlarged image, where the visible part begins.
     """
     matrix = torch.eye(3)
     matrix[0, 0] = matrix[1, 1] = zoom

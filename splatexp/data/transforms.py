@@ -1,8 +1,10 @@
-"""Cameras in JSON: NeRF-synthetic (one file per half), nerfstudio and instant-ngp (one file).
+"""Cameras in JSON: NeRF-synthetic (one file for training, one for test), nerfstudio and instant-ngp (one
+file).
 
-Poses are camera -> world with OpenGL axes (x right, y up, z backward) and become world -> camera, OpenCV
-axes. Source: NeRF (Mildenhall et al. 2020), load_blender.py; nerfstudio, "Data conventions"; instant-ngp,
-"Tips for training".
+Poses are camera -> world with OpenGL axes (x right, y up, z backward); they become world -> camera with
+OpenCV axes.
+Source: NeRF (Mildenhall et al. 2020), load_blender.py; nerfstudio, "Data conventions"; instant-ngp, "Tips for
+    training".
 """
 
 from __future__ import annotations
@@ -23,7 +25,14 @@ from splatexp.data.colmap import data_folder
 from splatexp.data.lens import Lens
 from splatexp.data.perturb import Perturb
 from splatexp.data.scene import Scene, hold_out
-from splatexp.data.view_loader import BACKGROUNDS, Source, count_inside, find_masks, image_size, read_views
+from splatexp.data.view_loader import (
+    BACKGROUNDS,
+    ImageSource,
+    find_masks,
+    image_size,
+    mask_by_alpha,
+    read_views,
+)
 
 MODELS = ("SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "OPENCV_FISHEYE", "PERSPECTIVE")
 SUFFIXES = ("", ".png", ".jpg", ".jpeg", ".JPG", ".PNG", ".webp")
@@ -33,41 +42,43 @@ SUFFIXES = ("", ".png", ".jpg", ".jpeg", ".JPG", ".PNG", ".webp")
 class Transforms:
     """Loads `path`/transforms_train.json with transforms_test.json, or else `path`/transforms.json.
 
-    path: folder of the data set. downscale: reduce images by this factor on loading. masks: use each frame's
-    mask_path, or the folder masks/ beside the images' (same stems, white = use), when there is one.
-    test_every: hold out every n-th frame by name, from the first; 0 = none; a split of the data set's own
-    (two files, or lists of train_filenames and test_filenames) wins over it. background: white, black or
-    random, behind images with alpha; with random, held-out views are seen on white. cutout: what masks leave
-    out is transparent, and shows the background: silhouettes count in the loss, and held-out views are
-    measured inside their masks. train_file, test_file: names of the two files. perturb: makes the poses
-    worse.
+    A split of the data set's own (two files, or lists of train_filenames and test_filenames) wins over
+    `test_every`. With a random background, held-out views are seen on white.
     """
 
-    path: str = field(metadata={"unit": "path"})
-    downscale: int = 1
+    path: str = field(metadata={"unit": "path"})  # folder of the data set
+    downscale: int = 1  # images are reduced by this factor on loading
+    # use each frame's mask_path, or the folder masks/ beside the images' where there is one (same stems,
+    # white = use)
     masks: bool = True
-    test_every: int = 8
-    background: str = "white"
-    train_file: str = "transforms_train.json"
-    test_file: str = "transforms_test.json"
-    cutout: bool = False
-    perturb: Perturb = field(default_factory=Perturb)
+    test_every: int = 8  # hold out every n-th frame by name, from the first; 0: none
+    background: str = "white"  # white, black or random: the colour behind images with alpha
+    train_file: str = "transforms_train.json"  # name of the file with the training frames
+    test_file: str = "transforms_test.json"  # name of the file with the held-out frames
+    # pixels outside the masks are transparent instead of unused: silhouettes count in the loss, and held-out
+    # views are measured inside their masks
+    masks_as_alpha: bool = False
+    perturb: Perturb = field(default_factory=Perturb)  # makes the poses of training cameras worse
 
     def load(self) -> Scene:
-        """Reads everything. Raises FileNotFoundError and ValueError, one line that names the file."""
+        """Read the frames and their images.
+
+        Raises: FileNotFoundError, ValueError, with one line that names the file.
+        """
         root = data_folder(self.path)
         meta, train, test = self._frames(root)
         doubled = {source.path.resolve() for source in train} & {source.path.resolve() for source in test}
         if doubled:
-            raise ValueError(f"{root}: held-out view {min(doubled).name} is also trained on")
-        sources = [replace(source, cut=self.cutout) for source in _shortened(train + test)]
+            twice = min(doubled).name
+            raise ValueError(f"{root}: expected held-out views that are not trained on, got {twice} in both")
+        sources = [replace(source, mask_as_alpha=self.masks_as_alpha) for source in _shortened(train + test)]
         views, clear = read_views(sources, self.downscale, self.background)
         train_views, test_views = views[: len(train)], views[len(train) :]
         points, colors = _points(root, meta)
         scene = Scene(
             name=root.resolve().name,
             train=train_views,
-            test=count_inside(test_views) if self.cutout else test_views,
+            test=mask_by_alpha(test_views) if self.masks_as_alpha else test_views,
             points=points,
             colors=colors,
             background=BACKGROUNDS[self.background] if clear else None,
@@ -75,8 +86,10 @@ class Transforms:
         )
         return self.perturb(scene)
 
-    def _frames(self, root: Path) -> tuple[dict, list[Source], list[Source]]:
-        """The JSON of the training half, and the two halves, each sorted by name."""
+    def _frames(self, root: Path) -> tuple[dict, list[ImageSource], list[ImageSource]]:
+        """Return the JSON of the training set, then the sources of the training and the held-out set, each
+        sorted by name.
+        """
         train_file, test_file = root / self.train_file, root / self.test_file
         named = self.train_file != Transforms.train_file or self.test_file != Transforms.test_file
         if named or (train_file.is_file() and test_file.is_file()):
@@ -98,10 +111,10 @@ class Transforms:
         return meta, [s for s, out in halves if not out], [s for s, out in halves if out]
 
 
-def true_cameras(file: Path) -> dict[str, Camera]:
-    """The cameras in a file of this kind by the stems of their images, which need not be there.
+def read_cameras(file: Path) -> dict[str, Camera]:
+    """Return the cameras of such a file by the stems of their images, which need not exist.
 
-    Raises: FileNotFoundError, ValueError with one line.
+    Raises: FileNotFoundError, ValueError, with one line.
     """
     meta, cameras = _json(file), {}
     for frame in meta["frames"]:
@@ -117,8 +130,10 @@ def true_cameras(file: Path) -> dict[str, Camera]:
     return cameras
 
 
-def _shortened(sources: list[Source]) -> list[Source]:
-    """The sources, named without the folder that all lie in: as another loader would name them."""
+def _shortened(sources: list[ImageSource]) -> list[ImageSource]:
+    """Return the sources with names relative to the folder that contains all of them, as another loader would
+    name them.
+    """
     shared = posixpath.commonpath([PurePosixPath(source.name).parent for source in sources])
     return [replace(s, name=PurePosixPath(s.name).relative_to(shared or ".").as_posix()) for s in sources]
 
@@ -138,8 +153,11 @@ def _json(file: Path) -> dict:
     return meta
 
 
-def _sources(file: Path, meta: dict, masks: bool) -> list[Source]:
-    """The frames whose image exists, sorted by name; warns once with the number of the others."""
+def _sources(file: Path, meta: dict, masks: bool) -> list[ImageSource]:
+    """Return the frames whose image exists, sorted by name.
+
+    Warns: once, with the number of frames that lack their image.
+    """
     found: dict[str, tuple[Path, dict]] = {}
     for frame in meta["frames"]:
         name = _name(file, frame.get("file_path"))
@@ -162,7 +180,9 @@ def _sources(file: Path, meta: dict, masks: bool) -> list[Source]:
 
 
 def _masks(file: Path, frames: dict[str, dict]) -> dict[str, Path]:
-    """Mask files by view: mask_path where any frame has one, else masks/ beside the folder of the images."""
+    """Return mask files by view: mask_path where any frame has one, else masks/ beside the folder of the
+    images.
+    """
     given = {
         name: file.parent / _name(file, f["mask_path"]) for name, f in frames.items() if f.get("mask_path")
     }
@@ -177,11 +197,11 @@ def _masks(file: Path, frames: dict[str, dict]) -> dict[str, Path]:
     return {}
 
 
-def _source(file: Path, name: str, path: Path, frame: dict, meta: dict, mask: Path | None) -> Source:
+def _source(file: Path, name: str, path: Path, frame: dict, meta: dict, mask: Path | None) -> ImageSource:
     try:
         settings = {**meta, **frame}
         size = (settings["w"], settings["h"]) if "w" in settings and "h" in settings else image_size(path)
-        return Source(
+        return ImageSource(
             name, path, _viewmat(frame.get("transform_matrix")), _lens(settings, *map(int, size)), mask
         )
     except (ValueError, TypeError) as error:
@@ -189,7 +209,7 @@ def _source(file: Path, name: str, path: Path, frame: dict, meta: dict, mask: Pa
 
 
 def _lens(meta: dict, width: int, height: int) -> Lens:
-    """Intrinsics from a frame's own values over the file's."""
+    """Return a frame's intrinsics; its own values win over the file's."""
     model = str(meta.get("camera_model", "OPENCV"))
     if model not in MODELS:
         raise ValueError(f"camera model {model} is not supported; supported are {', '.join(MODELS)}")
@@ -217,7 +237,9 @@ def _lens(meta: dict, width: int, height: int) -> Lens:
 
 
 def _viewmat(matrix: object) -> np.ndarray:
-    """World -> camera with OpenCV axes, [4,4], from camera -> world with OpenGL axes, [4,4] or [3,4]."""
+    """Return world -> camera with OpenCV axes, [4,4], from camera -> world with OpenGL axes, [4,4] or
+    [3,4].
+    """
     pose = np.array(matrix, dtype=np.float64)
     if pose.shape not in ((4, 4), (3, 4)):
         raise ValueError(f"transform_matrix: expected [4, 4], got {pose.shape}")
@@ -235,7 +257,7 @@ def _viewmat(matrix: object) -> np.ndarray:
 
 
 def _name(file: Path, path: object) -> str:
-    """A path as written in the file, without './' and with forward slashes."""
+    """Return a path as written in the file, without './' and with forward slashes."""
     if not isinstance(path, str) or not path:
         raise ValueError(f"{file}: expected a file_path in every frame, got {path!r}")
     return PurePosixPath(path.replace("\\", "/")).as_posix()
@@ -246,7 +268,9 @@ def _names(file: Path, paths: list) -> set[str]:
 
 
 def _points(root: Path, meta: dict) -> tuple[Tensor | None, Tensor | None]:
-    """Points [P,3] and colours [P,3] of the file at ply_file_path, grey where it has no colours; or None."""
+    """Return points [P,3] and colours [P,3] of the file at ply_file_path, grey where it has no colours; or
+    (None, None).
+    """
     if not meta.get("ply_file_path"):
         return None, None
     file = root / _name(root, meta["ply_file_path"])

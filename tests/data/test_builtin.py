@@ -97,12 +97,12 @@ def test_a_full_disk_leaves_nothing_behind(cache, monkeypatch):
 def test_initial_points_lie_on_what_the_cameras_see():
     scene = dataclasses.replace(SMALL, points=300, noise=0.0, size=32, samples=2).load()
     surfaces = []
-    for body in still_life.BODIES:
-        local = np.abs(body.local(scene.points.numpy().T))
-        x, y, z = body.size
-        if body.kind == "sphere":
+    for primitive in still_life.PRIMITIVES:
+        local = np.abs(primitive.local(scene.points.numpy().T))
+        x, y, z = primitive.size
+        if primitive.kind == "sphere":
             surfaces.append(np.abs(np.linalg.norm(local, axis=0) - x))
-        elif body.kind == "box":
+        elif primitive.kind == "box":
             surfaces.append(np.abs((local - np.array([[x], [y], [z]])).max(0)))
         else:
             surfaces.append(np.abs(np.maximum(np.hypot(local[0], local[1]) - x, local[2] - z)))

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from support.scenes import write_colmap
 
-from splatexp.data import detect
+from splatexp.data import detect_loader
 from splatexp.data.colmap import Colmap
 from splatexp.data.colmap_model import read_model
 
@@ -46,7 +46,7 @@ def test_the_usual_places_are_searched(tmp_path, place):
     for file in list((tmp_path / "sparse" / "0").iterdir()):
         (tmp_path / place).mkdir(parents=True, exist_ok=True)
         shutil.move(file, tmp_path / place / file.name)
-    assert len(load(tmp_path).train) == 2 and detect(str(tmp_path)) == "colmap"
+    assert len(load(tmp_path).train) == 2 and detect_loader(str(tmp_path)) == "colmap"
 
 
 def test_a_lens_is_undistorted_and_its_border_masked(tmp_path):
@@ -159,7 +159,7 @@ def test_missing_parts_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="no COLMAP model"):
         load(tmp_path)
     with pytest.raises(FileNotFoundError, match="found none"):
-        detect(str(tmp_path))
+        detect_loader(str(tmp_path))
     write_colmap(tmp_path, views=3)
     with pytest.raises(FileNotFoundError, match="images_8: no such folder of images"):
         load(tmp_path, images="images_8")

@@ -95,7 +95,7 @@ def test_what_a_pinhole_would_have_seen(model, distortion):
 
 def test_a_model_that_folds_back_is_used_only_up_to_the_fold():
     lens = Lens(100, 100, 50, 50, 50, 50, radial=(-0.4,))
-    assert lens.reach(3.0) == pytest.approx(1 / np.sqrt(3 * 0.4), abs=2e-3)
+    assert lens.max_radius(3.0) == pytest.approx(1 / np.sqrt(3 * 0.4), abs=2e-3)
     _, inside = undistort(np.zeros((100, 100, 1)), lens)
     assert inside[50, 50] and not inside[0, 0] and 0.6 < inside.mean() < 0.8
 

@@ -11,7 +11,7 @@ from PIL import ExifTags, Image
 from splatexp.cameras.similarity import pose_errors
 from splatexp.config.build import build, compose
 from splatexp.config.schema import Refused
-from splatexp.data import detect
+from splatexp.data import detect_loader
 from splatexp.data.photos import Photos, orbit, photographs
 
 
@@ -34,7 +34,7 @@ def test_they_come_in_the_order_of_their_numbers(tmp_path):
         "10.jpg",
         "head 2.png",
     ]
-    scene = Photos(str(tmp_path), spread=80, test=["3.JPEG"]).load()
+    scene = Photos(str(tmp_path), yaw_range=80, test_names=["3.JPEG"]).load()
     assert [view.name for view in scene.train] == ["1.jpg", "2.jpg", "10.jpg", "head 2.png"]
     assert [view.name for view in scene.test] == ["3.JPEG"]
     yaw = [np.degrees(np.arctan2(*view.camera.centers[0, [0, 2]].tolist())) for view in scene.train]
@@ -63,7 +63,7 @@ def test_angles_and_lens_of_the_config(tmp_path):
         assert view.camera.Ks[0, 0, 0] == view.camera.Ks[0, 1, 1] == 80 and view.camera.Ks[0, 1, 2] == 15
     assert scene.background == (1.0, 1.0, 1.0)
     assert Photos(str(tmp_path), background="none").load().background is None
-    round_ = Photos(str(tmp_path), spread=360).load()
+    round_ = Photos(str(tmp_path), yaw_range=360).load()
     assert torch.allclose(round_.train[0].camera.centers, -round_.train[1].camera.centers, atol=1e-5)
 
 
@@ -85,7 +85,7 @@ def test_sizes_may_differ_and_large_ones_are_reduced(tmp_path):
     with pytest.warns(
         UserWarning, match=r"photographs of 2 sizes \(30 x 60, 40 x 30\); each is used as it is"
     ):
-        views = Photos(str(tmp_path), focal=1.5, side_max=40).load().train
+        views = Photos(str(tmp_path), focal=1.5, max_side=40).load().train
     assert [(v.camera.width, v.camera.height) for v in views] == [(40, 30), (20, 40)]
     assert [float(v.camera.Ks[0, 0, 0]) for v in views] == [60, 60]
     run = [
@@ -109,10 +109,10 @@ def test_masks_cut_out(tmp_path):
     mask[:, 20:] = 255
     for name in ("1", "2", "3"):
         Image.fromarray(mask).save(tmp_path / "masks" / f"{name}.png")
-    scene = Photos(str(tmp_path), test=["3.png"]).load()
+    scene = Photos(str(tmp_path), test_names=["3.png"]).load()
     assert scene.train[0].mask is None and (scene.train[0].image[:, :20] == 255).all()
     assert torch.equal(scene.test[0].mask, torch.from_numpy(mask > 0))
-    kept = Photos(str(tmp_path), cutout=False).load().train[0]
+    kept = Photos(str(tmp_path), masks_as_alpha=False).load().train[0]
     assert kept.alpha is None and torch.equal(kept.mask, torch.from_numpy(mask > 0))
     assert Photos(str(tmp_path), masks=False).load().train[0].alpha is None
 
@@ -125,15 +125,19 @@ def test_a_truth_is_brought_into_the_guessed_world(tmp_path):
         frames.append({"file_path": f"images/{index}.png", "transform_matrix": pose.tolist()})
     meta = {"w": 80, "h": 60, "fl_x": 120.0, "frames": frames}
     (tmp_path / "truth.json").write_text(json.dumps(meta))
-    scene = Photos(str(tmp_path), truth=str(tmp_path / "truth.json"), focal=1.8, test=["3.png"]).load()
-    rows = pose_errors([view.camera for view in scene.train], scene.truth)
+    scene = Photos(
+        str(tmp_path), true_cameras=str(tmp_path / "truth.json"), focal=1.8, test_names=["3.png"]
+    ).load()
+    rows = pose_errors([view.camera for view in scene.train], scene.true_cameras)
     assert all(row["focal_percent"] == pytest.approx(20) and row["rotation_deg"] < 8 for row in rows)
-    assert scene.truth[0].centers.norm() == pytest.approx(5, rel=0.1), "as far away as the guessed ones"
+    assert scene.true_cameras[0].centers.norm() == pytest.approx(5, rel=0.1), (
+        "as far away as the guessed ones"
+    )
     assert scene.test[0].camera.Ks[0, 0, 0] == 60, "held-out views get their true cameras"
     meta["frames"].pop()
     (tmp_path / "truth.json").write_text(json.dumps(meta))
     with pytest.raises(ValueError, match=r"expected a frame of every photograph, got none of 5\.png"):
-        Photos(str(tmp_path), truth=str(tmp_path / "truth.json")).load()
+        Photos(str(tmp_path), true_cameras=str(tmp_path / "truth.json")).load()
 
 
 def test_what_cannot_be_used_is_one_line(tmp_path):
@@ -156,14 +160,14 @@ def test_what_cannot_be_used_is_one_line(tmp_path):
     with pytest.raises(
         ValueError, match=r"data\.test: expected names of photographs such as 1\.jpg, got 9\.jpg"
     ):
-        Photos(str(text), test=["9.jpg"]).load()
+        Photos(str(text), test_names=["9.jpg"]).load()
     with pytest.raises(FileNotFoundError, match="no such folder"):
         Photos(str(tmp_path / "nowhere")).load()
 
 
 def test_a_folder_of_photographs_is_known_as_one(tmp_path):
     write(tmp_path, ["1.jpg", "2.jpg"])
-    assert detect(str(tmp_path)) == "photos"
+    assert detect_loader(str(tmp_path)) == "photos"
     run = build(compose(["preset=head", f"data.path={tmp_path}"]))
     assert type(run.data).__name__ == "Photos" and run.camera.learns and run.densify.max_gaussians == 10_000
     with pytest.raises(Refused, match=r"camera: expected orbit or another that learns with data=photos"):

@@ -7,7 +7,7 @@ from PIL import Image
 from plyfile import PlyData, PlyElement
 from support.scenes import write_colmap, write_transforms
 
-from splatexp.data import detect
+from splatexp.data import detect_loader
 from splatexp.data.colmap import Colmap
 from splatexp.data.transforms import Transforms
 
@@ -26,7 +26,7 @@ def edit(folder, change, name="transforms.json"):
 def test_nerfstudio_is_read(tmp_path):
     truth = write_transforms(tmp_path)
     scene = load(tmp_path)
-    assert detect(str(tmp_path)) == "transforms" and scene.points is None
+    assert detect_loader(str(tmp_path)) == "transforms" and scene.points is None
     assert [view.name for view in scene.test] == ["train_000.png", "train_008.png"]
     by_name = {view.stem: view for view in scene.train + scene.test}
     for view in truth.train:

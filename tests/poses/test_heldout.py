@@ -46,7 +46,7 @@ def test_a_scene_that_turned_as_a_whole_is_scored_where_it_is():
     ]
     with torch.no_grad():
         splats.means.copy_(splats.means @ turn[0].T)
-    (row,) = measure(splats, CPU(), scene.moved(cameras), {"psnr": psnr}, align=3)
+    (row,) = measure(splats, CPU(), scene.with_cameras(cameras), {"psnr": psnr}, align=3)
     assert row["psnr"] < 25 < 30 < row["psnr_carried"] <= row["psnr_aligned"] + 1e-9
     assert torch.equal(carried(scene)[0].viewmats, scene.test[0].camera.viewmats), "nothing has moved"
 
@@ -77,9 +77,9 @@ def test_what_is_measured_is_named(tmp_path):
 def test_perturbing_keeps_the_truth_and_the_rest():
     scene = tiny.scene()
     worse = Perturb(orbit=5.0, rotation=1.0, translation=0.02, focal=10.0, seed=3)(scene)
-    assert [camera for camera in worse.truth] == [view.camera for view in scene.train]
+    assert [camera for camera in worse.true_cameras] == [view.camera for view in scene.train]
     assert worse.test[0].camera is scene.test[0].camera and worse.fingerprint != scene.fingerprint
-    rows = pose_errors([view.camera for view in worse.train], worse.truth)
+    rows = pose_errors([view.camera for view in worse.train], worse.true_cameras)
     assert 0.5 < max(row["rotation_deg"] for row in rows) < 8 and rows[0]["focal_percent"] == pytest.approx(
         10
     )
@@ -87,7 +87,7 @@ def test_perturbing_keeps_the_truth_and_the_rest():
     other = Perturb(orbit=5.0, rotation=1.0, translation=0.02, focal=10.0, seed=4)(scene)
     assert again.fingerprint == worse.fingerprint != other.fingerprint
     shifted = Perturb(translation=0.02)(scene)
-    for camera, view in zip(shifted.truth, shifted.train, strict=True):
+    for camera, view in zip(shifted.true_cameras, shifted.train, strict=True):
         away = (camera.centers - view.camera.centers).norm()
         assert float(away) == pytest.approx(0.02 * scene.extent, rel=1e-3)
     assert Perturb()(scene) is scene
@@ -99,7 +99,7 @@ def test_masks_cut_out_or_count_for_nothing(tmp_path):
     write_colmap(tmp_path, views=10, size=32, masks=True)
     words = [f"data.path={tmp_path}", "preset=[]"]
     plain = build(compose(words)).data.load()
-    cut = build(compose([*words, "data.cutout=true", "data.background=white"])).data.load()
+    cut = build(compose([*words, "data.masks_as_alpha=true", "data.background=white"])).data.load()
     view, held = cut.train[0], cut.test[0]
     assert plain.train[0].mask is not None and view.mask is None and view.alpha is not None
     assert (view.image[:, :8] == 255).all() and torch.equal(view.image[:, 8:], plain.train[0].image[:, 8:])

@@ -18,8 +18,8 @@ from testing.test_conformance import EVERYTHING
 
 from splatexp.config.build import build, compose
 from splatexp.data.scene import Scene, View
-from splatexp.data.view_cache import Resident
-from splatexp.densify import Ruled
+from splatexp.data.view_cache import ViewCache
+from splatexp.densify import RuleStrategy
 from splatexp.evaluation.render import draw
 from splatexp.raster.backends import Reference
 from splatexp.run import checkpoint, resume, state
@@ -30,16 +30,16 @@ from splatexp.train.step_log import Record
 
 SIM = simulated_device.device()  # before anything is differentiated
 STEPS = 9
-PENALTIES = ["erank", "logit", "opacity", "scale", "screenscale", "sh", "thin", "transmittance"]
+PENALTIES = ["erank", "opacity_logit", "opacity", "scale", "screen_size", "sh", "flatness", "transmittance"]
 CASES = {
-    "adc": [f"regularizer=[{','.join(PENALTIES)}]", "regularizer.logit.every=1", "regularizer.logit.stop=0"]
-    + [f"regularizer.{name}.start=0" for name in ("erank", "logit", "thin")],
-    "mcmc": ["importance=logit", "importance.budget=0.5", "optimizer.sparse=true", "optimizer.decay.shN=0.1"]
-    + ["optimizer.decay.log_scales=0.1", "optimizer.decay.opacity_logits=0.1", "optimizer.update_every=[2]"],
-    "error_tag": ["densify.weak.threshold=0.99", "importance.every=2", "importance.sample=20"],
-    "improved": ["dropout.rate=0.2", "smoothing.amount=0.2", "smoothing.every=5", "schedule.sh_every=2"],
-    "taming": ["importance=mask", "schedule.factors=[2,1]", "schedule.until=[4]"],
-    "se3": ["camera=se3", "camera.start=0", "camera.focal_rate=1e-3", "batch=2"],
+    "adc": [f"regularizer=[{','.join(PENALTIES)}]", "regularizer.opacity_logit.every=1", "regularizer.opacity_logit.stop=0"]
+    + [f"regularizer.{name}.start=0" for name in ("erank", "opacity_logit", "flatness")],
+    "mcmc": ["importance=logit", "importance.budget=0.5", "optimizer.sparse=true", "optimizer.weight_decay.shN=0.1"]
+    + ["optimizer.weight_decay.log_scales=0.1", "optimizer.weight_decay.opacity_logits=0.1", "optimizer.update_every=[2]"],
+    "error_tag": ["densify.prune_unimportant.threshold=0.99", "importance.every=2", "importance.sample=20"],
+    "improved": ["dropout.p=0.2", "smoothing.variance=0.2", "smoothing.every=5", "schedule.sh_degree_interval=2"],
+    "taming": ["importance=mask", "schedule.downscale_factors=[2,1]", "schedule.downscale_until=[4]"],
+    "se3": ["camera=se3", "camera.start=0", "camera.focal_lr=1e-3", "batch=2"],
     "orbit": ["camera=orbit", "camera.start=0"],
     "rot6d": ["camera=rot6d", "camera.start=0", "camera.gauge=prior"],
     "everything": [],
@@ -64,7 +64,7 @@ def fit(name, words, raster, splats, steps=STEPS, **more):
     """Train as a config says, its strategy compressed.  Returns: the result, the strategy, the filter."""
     chosen = "none" if name in (*STILL, "everything") else name
     run = build(compose(["preset=[]", f"densify={chosen}", *words]))
-    control = Ruled(**EVERYTHING, every=3, start=0, stop=8) if name == "everything" else run.densify
+    control = RuleStrategy(**EVERYTHING, every=3, start=0, stop=8) if name == "everything" else run.densify
     control, learned = (toy_scene.compressed(each, STEPS / 15000) for each in (control, run.importance))
     penalties = {key: value for key, value in run.regularizer.items() if key != "transmittance"}
     recipe = copy(run)
@@ -184,12 +184,12 @@ def test_a_run_its_checkpoints_and_its_numbers(tmp_path, monkeypatch):
 def test_pictures_that_do_not_fit_come_one_step_ahead(monkeypatch):
     views = scene().train
     with simulation() as sim:
-        every = Resident(views, SIM)
+        every = ViewCache(views, SIM)
         monkeypatch.setattr(Module, "free", 4 * 1000)
-        stream = Resident(views, SIM)
+        stream = ViewCache(views, SIM)
         assert len(every) == len(stream) == 6 and every[2] is every[2] and stream[2] is not stream[2]
         sim.places.clear()
-        stream.ahead(3)
+        stream.prefetch(3)
         ahead = stream._next
         assert ahead is not None and stream[1] is not ahead[1] and stream[3] is ahead[1], (
             "a survey in between"
@@ -204,8 +204,8 @@ def test_pictures_that_do_not_fit_come_one_step_ahead(monkeypatch):
                     assert torch.equal(plain(target), image) and torch.equal(plain(taken.Ks), camera.Ks)
                     assert used is None if mask is None else torch.equal(plain(used), mask)
         assert not sim.places
-    here = Resident(views, torch.device("cpu"))
-    here.ahead(1)
+    here = ViewCache(views, torch.device("cpu"))
+    here.prefetch(1)
     assert here[0] is views[0] and len(here) == 6
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from splatexp.data.scene import Scene
-from splatexp.data.single_image import scene_of
+from splatexp.data.single_image import image_scene
 from splatexp.gaussians.covariance import FORMS, Covariance
 from splatexp.gaussians.plane import Plane
 from splatexp.io import image_file
@@ -23,7 +23,7 @@ def scene(width: int = 40, height: int = 32, channels: int = 3, bits: int = 8) -
     """That picture as a scene, rounded to its bits."""
     top = 2**bits - 1
     values = image_file.rounded(pixels(width, height, channels), bits).astype(np.float32) / top
-    return scene_of(image_file.Picture(values, bits, "disc.png"))
+    return image_scene(image_file.Picture(values, bits, "disc.png"))
 
 
 def save(path, **shape) -> None:

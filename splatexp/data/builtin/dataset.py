@@ -1,4 +1,6 @@
-"""The data set that needs no download: a still life, ray cast from code and kept in the user's cache."""
+"""The data set that needs no download: a still life that is ray traced on first use and kept in the user's
+cache.
+"""
 
 from __future__ import annotations
 
@@ -17,33 +19,35 @@ import torch
 from splatexp.cameras.pinhole import Camera, look_at
 from splatexp.data.builtin import primitives, raytracer, still_life
 from splatexp.data.scene import Scene, View
-from splatexp.data.view_loader import area_mean, in_parallel
+from splatexp.data.view_loader import map_parallel, resize_area
 from splatexp.io.atomic import replaced
 
-BLOCK = 64  # pixels: rays are followed in square blocks, which stay in the cache and skip most bodies
-FIELD = math.radians(42)  # field of view across the image
+BLOCK = 64  # px: rays are traced in square blocks, which fit the CPU's cache and can skip most primitives
+FIELD_OF_VIEW = math.radians(42)  # across the image
 
 
 @dataclass
 class Builtin:
-    """The built-in scene: `train_views` + `test_views` pictures of `size` x `size` pixels.
+    """The built-in scene: `train_views` + `test_views` images of `size` x `size` pixels, with initial points
+    on its surfaces.
 
-    points: initial points, on the surfaces that the training cameras see, off by `noise` (standard deviation,
-    world units; the table is 4.2 across). samples: rays per pixel along each axis. downscale: reduce images
-    by this factor. cache: keep what was made under $XDG_CACHE_HOME/splatexp (~/.cache/splatexp), about 11 MB.
+    The scene is kept under $XDG_CACHE_HOME/splatexp (default ~/.cache/splatexp), about 11 MB.
     """
 
-    size: int = 256
-    train_views: int = 48
-    test_views: int = 8
-    points: int = 5000
-    noise: float = 0.01
-    samples: int = 3
-    downscale: int = 1
-    cache: bool = True
+    size: int = 256  # px, width and height of the images
+    train_views: int = 48  # number of training views
+    test_views: int = 8  # number of held-out views
+    points: int = 5000  # initial points, on the surfaces that the training cameras see
+    noise: float = 0.01  # standard deviation of the points' positions, world units (the table is 4.2 across)
+    samples: int = 3  # rays per pixel along each axis
+    downscale: int = 1  # images are reduced by this factor
+    cache: bool = True  # keep the scene on disk, so that it is made once
 
     def load(self) -> Scene:
-        """Makes or reads the scene; rebuilds a broken cache. Raises ValueError for too low a setting."""
+        """Return the scene: from the cache, or made anew where the cache lacks it or is broken.
+
+        Raises: ValueError for a setting that is too small.
+        """
         smallest = {
             "size": 8,
             "train_views": 1,
@@ -74,7 +78,9 @@ class Builtin:
         )
 
     def cache_file(self) -> Path:
-        """Where the scene is kept: the name holds a hash of the settings and of the code that makes it."""
+        """Return the file that caches the scene. Its name holds a hash of the settings and of the code that
+        makes it.
+        """
         settings = {name: value for name, value in asdict(self).items() if name not in ("downscale", "cache")}
         code = b"".join(
             Path(module).read_bytes()
@@ -87,14 +93,16 @@ class Builtin:
     def _view(self, index: int, image: np.ndarray, camera: Camera) -> View:
         if self.downscale > 1:
             size = max(1, int(self.size / self.downscale + 0.5))
-            image = np.floor(area_mean(image, size, size) + 0.5).astype(np.uint8)
+            image = np.floor(resize_area(image, size, size) + 0.5).astype(np.uint8)
             camera = camera.resized(size, size)
         test = index - self.train_views
         name = f"train_{index:03d}" if test < 0 else f"test_{test:03d}"
         return View(name, camera, torch.from_numpy(np.ascontiguousarray(image)))
 
     def _cameras(self) -> Camera:
-        """Training views all over a band of the upper half sphere, then held-out ones on a wave in it."""
+        """Place the training cameras on a band of the upper hemisphere, and the held-out ones on a wave
+        inside that band.
+        """
         spread = np.arange(self.train_views) + 0.5
         wave = np.arange(self.test_views) + 0.5
         golden = math.pi * (3 - math.sqrt(5))
@@ -108,7 +116,7 @@ class Builtin:
         eyes = distance * np.stack([flat * np.cos(azimuth), flat * np.sin(azimuth), sine])
         target, up = torch.tensor([0.0, 0.0, 0.25]), torch.tensor([0.0, 0.0, 1.0])
         viewmats = look_at(torch.tensor(eyes.T, dtype=torch.float32) + target, target, up)
-        focal = 0.5 * self.size / math.tan(FIELD / 2)
+        focal = 0.5 * self.size / math.tan(FIELD_OF_VIEW / 2)
         K = torch.tensor([[focal, 0, self.size / 2], [0, focal, self.size / 2], [0, 0, 1]])
         return Camera(viewmats, K.repeat(len(viewmats), 1, 1), self.size, self.size)
 
@@ -116,19 +124,20 @@ class Builtin:
         cameras = self._cameras()
         order = list(range(len(cameras)))
         images = np.stack(
-            in_parallel(lambda i: self._picture(cameras[i]), order, "making the built-in scene")
+            map_parallel(lambda i: self._render(cameras[i]), order, "making the built-in scene")
         )
         points, colors = self._points(cameras[: self.train_views], images)
         return {"images": images, "points": points, "colors": colors}
 
-    def _picture(self, camera: Camera) -> np.ndarray:
-        """uint8 [size,size,3]: the mean of samples^2 rays per pixel, each with its own spot of the lamp."""
+    def _render(self, camera: Camera) -> np.ndarray:
+        """Render one view as uint8 [size,size,3]: each pixel is the mean of samples^2 rays, each with its own
+        point of the lamp.
+        """
         n, image = self.samples, np.empty((self.size, self.size, 3), np.uint8)
         turned = np.arange(n * n) * 2.399963
         spots = np.sqrt((np.arange(n * n) + 0.5) / (n * n)) * np.stack([np.cos(turned), np.sin(turned)])
-        spots = spots[
-            :, np.argsort(np.sin(np.arange(n * n) * 12.9898))
-        ]  # no relation to the place in the pixel
+        # the order is shuffled, so that a point of the lamp has no relation to the place in the pixel
+        spots = spots[:, np.argsort(np.sin(np.arange(n * n) * 12.9898))]
         for top in range(0, self.size, BLOCK):
             for left in range(0, self.size, BLOCK):
                 rows, columns = (np.arange(start, min(start + BLOCK, self.size)) for start in (top, left))
@@ -143,7 +152,9 @@ class Builtin:
         return image
 
     def _points(self, cameras: Camera, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Points [P,3] float32 and colours [P,3] uint8, as features would lie: where random pixels look."""
+        """Return points [P,3] float32 and colours [P,3] uint8 where rays of random pixels hit a surface, as
+        image features would lie.
+        """
         random = np.random.default_rng(7)
         points, colors, kept = [], [], 0
         share = math.ceil(self.points / len(cameras))
@@ -162,7 +173,9 @@ class Builtin:
 
 
 def _rays(camera: Camera, u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Origin [3] and unit directions [3,R] in the world of the pixels (u, v) of a camera (C = 1)."""
+    """Return the origin [3] and the unit directions [3,R], in the world, of the pixels (u, v) of one camera
+    (C = 1).
+    """
     K, viewmat = camera.Ks[0].numpy(), camera.viewmats[0].numpy()
     flat = np.stack([(u - K[0, 2]) / K[0, 0], (v - K[1, 2]) / K[1, 1], np.ones_like(u)]).astype(np.float32)
     directions = viewmat[:3, :3].T @ flat
@@ -170,23 +183,23 @@ def _rays(camera: Camera, u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.
 
 
 def _read_cache(file: Path, settings: Builtin) -> dict[str, np.ndarray] | None:
-    """What was made before, or None with a warning when the file is broken."""
-    pictures = (settings.train_views + settings.test_views, settings.size, settings.size, 3)
+    """Read the cached scene; return None, with a warning, where the file is broken."""
+    expected = (settings.train_views + settings.test_views, settings.size, settings.size, 3)
     try:
         with file.open("rb") as stream, np.load(stream) as stored:
             made = {name: stored[name] for name in ("images", "points", "colors")}
-        kinds = [made[name].dtype for name in made] == [np.uint8, np.float32, np.uint8]
-        shapes = made["images"].shape == pictures and made["points"].shape == made["colors"].shape
-        if not (kinds and shapes):
+        dtypes = [made[name].dtype for name in made] == [np.uint8, np.float32, np.uint8]
+        shapes = made["images"].shape == expected and made["points"].shape == made["colors"].shape
+        if not (dtypes and shapes):
             raise ValueError(f"unexpected contents: {[(kept.dtype, kept.shape) for kept in made.values()]}")
         return made
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        warnings.warn(f"{file}: the cached scene is broken ({error}); making it anew", stacklevel=3)
+        warnings.warn(f"{file}: the cached scene is broken ({error}); it is made again", stacklevel=3)
         return None
 
 
 def _write_cache(file: Path, made: dict[str, np.ndarray]) -> None:
-    """Keeps the scene, whole or not at all; a failure is only a warning."""
+    """Write the scene to the cache, whole or not at all; a failure is only a warning."""
     try:
         with replaced(file) as part:
             np.savez(part, images=made["images"], points=made["points"], colors=made["colors"])

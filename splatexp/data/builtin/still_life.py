@@ -1,7 +1,8 @@
-"""The still life that the `builtin` data set shows: bodies on a round table, their textures, the lamp.
+"""The still life of the `builtin` data set: objects on a round table, their textures, and the lamp.
 
-Textures are functions of the position on the body (float32 [3,R], in its own axes) and give linear colours
-[3,R]. They are sums and soft steps of sine waves, so that what is finer than a pixel is known and kept small.
+A texture is a function of the position on the primitive (float32 [3,R], in its own axes) and returns linear
+colours [3,R]. Textures are sums and soft steps of sine waves, so that the detail finer than a pixel is known
+and small.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import math
 
 import numpy as np
 
-from splatexp.data.builtin.primitives import Array, Body, Texture, column
+from splatexp.data.builtin.primitives import Array, Primitive, Texture, column
 
 BACKDROP = (204 / 255, 217 / 255, 230 / 255)
 """sRGB colour in [0,1] of a ray that hits nothing."""
@@ -21,19 +22,19 @@ LAMP_RADIUS = 0.09
 
 
 def _soft(wave: Array, sharpness: float) -> Array:
-    """A square wave in [0,1] with soft edges, from a sine."""
+    """Turn a sine into a square wave in [0,1] with soft edges."""
     return 0.5 + 0.5 * np.tanh(np.float32(sharpness) * wave)
 
 
 def _mix(first: str, second: str, share: Array) -> Array:
-    """Between two sRGB colours (hex) in linear light."""
+    """Interpolate in linear light between two sRGB colours, which are given in hex."""
     start, end = (column(list(bytes.fromhex(code))) / 255 for code in (first, second))
     start, end = start ** np.float32(2.2), end ** np.float32(2.2)
     return start + (end - start) * share
 
 
 def _grain(p: Array, scale: float) -> Array:
-    """A smooth irregular pattern in about [-1,1]: four sine waves in fixed oblique directions."""
+    """Return a smooth irregular pattern in about [-1,1]: four sine waves in fixed oblique directions."""
     x, y, z = (np.float32(scale) * axis for axis in p)
     waves = np.sin(x + 1.7 * y - 0.6 * z) + np.sin(1.9 * x - 0.8 * y + 1.3 * z + 1)
     waves += np.sin(-0.7 * x + 1.1 * y + 2.1 * z + 2) + np.sin(2.3 * x + 2.6 * y + 0.4 * z + 4)
@@ -94,24 +95,26 @@ def _pages(p: Array) -> Array:
     return np.where(inside, paper, cover)
 
 
-TABLE = Body("cylinder", (0.0, 0.0, -0.125), (2.1, 2.1, 0.125), _wood, shine=(0.05, 20.0))
-BODIES = (
+TABLE = Primitive("cylinder", (0.0, 0.0, -0.125), (2.1, 2.1, 0.125), _wood, shine=(0.05, 20.0))
+PRIMITIVES = (
     TABLE,
-    Body("box", (-0.80, 0.55, 0.45), (0.45, 0.45, 0.45), _checker("2a7f7a", "efe5cf", 0.3), turn=0.45),
-    Body(
+    Primitive("box", (-0.80, 0.55, 0.45), (0.45, 0.45, 0.45), _checker("2a7f7a", "efe5cf", 0.3), turn=0.45),
+    Primitive(
         "box", (-0.76, 0.52, 1.16), (0.26, 0.26, 0.26), _stripes("e07b39", "f6e3b4", (14, 0, 14)), turn=1.15
     ),
-    Body(
+    Primitive(
         "sphere",
         (0.72, 0.48, 0.52),
         (0.52, 0.52, 0.52),
         _stripes("b3282d", "e88a5a", (0, 2, 12), 1.2),
         shine=(0.3, 40),
     ),
-    Body("sphere", (-0.05, -0.72, 0.38), (0.38, 0.38, 0.38), _marble, shine=(0.25, 36)),
-    Body("cylinder", (0.02, 1.18, 0.6), (0.22, 0.22, 0.6), _candy, shine=(0.2, 30)),
-    Body("box", (1.08, -0.68, 0.085), (0.52, 0.36, 0.085), _pages, turn=-0.5),
-    Body("sphere", (1.06, -0.66, 0.42), (0.25, 0.25, 0.25), _globe, shine=(0.25, 32)),
-    Body("cylinder", (-1.12, -0.62, 0.17), (0.34, 0.34, 0.17), _stripes("4a4f8f", "c9cfe8", (9, 9, 0), 1.5)),
-    Body("sphere", (-1.12, -0.62, 0.55), (0.21, 0.21, 0.21), _spots, shine=(0.22, 30)),
+    Primitive("sphere", (-0.05, -0.72, 0.38), (0.38, 0.38, 0.38), _marble, shine=(0.25, 36)),
+    Primitive("cylinder", (0.02, 1.18, 0.6), (0.22, 0.22, 0.6), _candy, shine=(0.2, 30)),
+    Primitive("box", (1.08, -0.68, 0.085), (0.52, 0.36, 0.085), _pages, turn=-0.5),
+    Primitive("sphere", (1.06, -0.66, 0.42), (0.25, 0.25, 0.25), _globe, shine=(0.25, 32)),
+    Primitive(
+        "cylinder", (-1.12, -0.62, 0.17), (0.34, 0.34, 0.17), _stripes("4a4f8f", "c9cfe8", (9, 9, 0), 1.5)
+    ),
+    Primitive("sphere", (-1.12, -0.62, 0.55), (0.21, 0.21, 0.21), _spots, shine=(0.22, 30)),
 )
