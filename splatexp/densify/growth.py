@@ -1,4 +1,4 @@
-"""How many Gaussians there may be: curves of growth towards the cap."""
+"""Growth curves: how many Gaussians there may be on the way to the cap."""
 
 import math
 from dataclasses import dataclass
@@ -10,42 +10,47 @@ KINDS = ("none", "linear", "quadratic", "sqrt", "dash", "compound")
 
 @dataclass
 class Growth:
-    """No more Gaussians after an event than a curve allows.
+    """Limit the number of Gaussians after each event by a curve that rises to `max_gaussians`.
 
-    S is their first number, B the cap, x in (0,1] the share of the time for growing that is over.
+    In the formulas S is the number of Gaussians at the start, B the cap `max_gaussians`, and x in (0,1] the
+    fraction of the growing phase that has passed.
 
     kind:
         linear     S + (B - S) x
         quadratic  S + (B - S) (2x - x^2)   Source: Mallick et al. 2024, "Taming 3DGS", eq. 2
         sqrt       B sqrt(x)                Source: Deng et al. 2025, "Improved-GS"
-        dash       S + (B - S) / r^(2 - x), r by how much the pictures are reduced, at most 20 % an event
-                   Source: Chen et al. 2025, "DashGaussian", eq. 8
-        compound   5 % more an event        Source: Kheradmand et al. 2024, "3DGS as MCMC"
-        none       no limit but the cap
+        dash       S + (B - S) / r^(2 - x) where the images are reduced by the factor r, and at most
+                   `fraction` (20 %) more per event   Source: Chen et al. 2025, "DashGaussian", eq. 8
+        compound   `fraction` (5 %) more per event    Source: Kheradmand et al. 2024, "3DGS as MCMC"
+        none       the cap is the only limit
     """
 
     kind: str = "none"
-    rate: float = 0.0  # share per event; 0: 5 % (compound), 20 % (dash)
+    fraction: float = 0.0  # growth per event as a fraction of the rows; 0: 0.05 (compound), 0.2 (dash)
 
     def __post_init__(self) -> None:
         check_choice("growth.kind", self.kind, KINDS)
-        check_range("growth.rate", self.rate, 0)
-        if self.rate and self.kind not in ("compound", "dash"):
+        check_range("growth.fraction", self.fraction, 0)
+        if self.fraction and self.kind not in ("compound", "dash"):
             raise ValueError(
-                f"growth.rate: expected 0 but with compound and dash, got {self.rate} with {self.kind}"
+                f"growth.fraction: expected 0 with growth.kind={self.kind} (compound and dash read it), "
+                f"got {self.fraction}"
             )
 
-    def limit(self, x: float, count: int, first: int, cap: int, factor: int) -> int | None:
-        """How many there may be after an event that began with `count`; None: as many as the cap allows.
+    def limit(self, x: float, count: int, first: int, cap: int, downscale: int) -> int | None:
+        """Return how many rows there may be after an event, or None where only the cap limits them.
 
         Args:
-            x: share of the time for growing that is over.
-            factor: by which the pictures are reduced.
+            x: fraction of the growing phase that has passed, in (0,1].
+            count: rows at the beginning of the event.
+            first: rows at the start of the run.
+            cap: `max_gaussians`.
+            downscale: factor by which the training images are reduced.
         """
         if self.kind == "none":
             return None
         if self.kind == "compound":
-            return math.ceil(count * (1 + (self.rate or 0.05)))
+            return math.ceil(count * (1 + (self.fraction or 0.05)))
         room = max(0, cap - first)
         if self.kind == "linear":
             return round(first + room * x)
@@ -53,4 +58,5 @@ class Growth:
             return round(first + room * (2 * x - x * x))
         if self.kind == "sqrt":
             return round(cap * math.sqrt(x))
-        return min(round(first + room / factor ** (2 - x)), math.ceil(count * (1 + (self.rate or 0.2))))
+        by_resolution = round(first + room / downscale ** (2 - x))
+        return min(by_resolution, math.ceil(count * (1 + (self.fraction or 0.2))))

@@ -1,4 +1,4 @@
-"""What an operator is: a pure function from rows to the `Edit` that changes them, and the knobs it reads."""
+"""Operators: pure functions from rows to the `Edit` that changes them, and the settings that they read."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -6,107 +6,116 @@ from dataclasses import dataclass, field, fields, replace
 import torch
 from torch import Tensor
 
-from splatexp.densify.opacity_split import OPACITIES
+from splatexp.densify.opacity_split import OPACITY_RULES
 from splatexp.gaussians.splats import Edit, Splats
 from splatexp.settings.checks import check_choice, check_range
 
 
 @dataclass(frozen=True)
-class Shape:
-    """How an operator divides, moves or joins; 0 or "" stands for the operator's own value."""
+class OperatorSettings:
+    """Settings of an operator; 0 or "" stands for the operator's own default."""
 
-    dense: float = 0.0  # up to this size, in extents, clone_or_split clones and steep keeps the scales
-    shrink: float = 0.0  # the children's scales are smaller by this
-    opacity: str = ""  # of the children: one of OPACITIES
-    dim: float = 0.0  # opacity=scaled: the factor
-    offset: float = 0.0  # how far the children stand from their parent; each operator says in what
-    distance: float = 0.0  # merge: rows of a pair are at most so far apart, in extents
-    similarity: float = 0.0  # merge: and their widths differ by at most a factor of e^similarity
-    most: int = 0  # merge: pairs at most, nearest first; 0: no limit
+    size_threshold: float = 0.0  # scene extents: clone_or_split clones up to it, steep keeps the scales
+    shrink: float = 0.0  # the children's scales are divided by this
+    opacity: str = ""  # opacity of the children, one of OPACITY_RULES
+    opacity_factor: float = 0.0  # with opacity=scaled: multiplies the parent's opacity
+    offset: float = 0.0  # distance of the children from their parent; each operator defines the unit
+    max_distance: float = 0.0  # merge: largest distance between the rows of a pair, scene extents
+    max_log_ratio: float = 0.0  # merge: largest |log| of the ratio between the widths of the two
+    max_pairs: int = 0  # merge: at most this many pairs, the nearest first; 0: no limit
 
     def __post_init__(self) -> None:
-        check_choice("rule.opacity", self.opacity, ("", *OPACITIES))
-        check_range("rule.dim", self.dim, 0, 1)
-        for name in ("dense", "shrink", "offset", "distance", "similarity", "most"):
+        check_choice("rule.opacity", self.opacity, ("", *OPACITY_RULES))
+        check_range("rule.opacity_factor", self.opacity_factor, 0, 1)
+        for name in ("size_threshold", "shrink", "offset", "max_distance", "max_log_ratio", "max_pairs"):
             check_range(f"rule.{name}", getattr(self, name), 0)
 
 
-Plan = Callable[[Splats, Tensor, Shape, int, torch.Generator], Edit | None]
+Plan = Callable[[Splats, Tensor, OperatorSettings, int, torch.Generator], Edit | None]
 
 
 @dataclass(frozen=True)
 class Operator:
-    """A way to change rows. Called as `plan` is.
+    """A way to change rows: clone, split, prune and so on. Calling it is the same as calling `plan`.
 
-    births: rows that each selected row adds to the count (merge: each pair).
-    own: its own value of every knob that it reads.
+    function: makes the edit.
+    births: how many rows each selected row adds to the count (for merge, each pair).
+    defaults: the operator's own value of every setting that it reads.
     """
 
-    act: Plan
+    function: Plan
     births: int
-    own: Mapping[str, float | str] = field(default_factory=dict)
+    defaults: Mapping[str, float | str] = field(default_factory=dict)
 
     @property
-    def knobs(self) -> tuple[str, ...]:
-        """Names of the fields of `Shape` that it reads."""
-        return tuple(self.own)
+    def setting_names(self) -> tuple[str, ...]:
+        """Return the names of the fields of `OperatorSettings` that it reads."""
+        return tuple(self.defaults)
 
-    def check(self, shape: Shape) -> None:
-        """Hold a shape against the knobs.
+    def check(self, settings: OperatorSettings) -> None:
+        """Check that the operator reads every setting that is set.
 
-        Raises: ValueError for one that is set and would change nothing.
+        Raises: ValueError for a setting that would change nothing.
         """
-        name = self.act.__name__
-        for knob in (f.name for f in fields(shape)):
-            if getattr(shape, knob) and knob not in self.own:
-                reads = ", ".join(self.own) or "none"
+        name = self.function.__name__
+        for setting in (f.name for f in fields(settings)):
+            if getattr(settings, setting) and setting not in self.defaults:
+                reads = ", ".join(self.defaults) or "no setting"
                 raise ValueError(
-                    f"rule.{knob}: expected none with operate={name}, which reads {reads}; "
-                    f"got {getattr(shape, knob)}"
+                    f"rule.{setting}: expected it unset with operate={name}, which reads {reads}; "
+                    f"got {getattr(settings, setting)}"
                 )
-        rule = shape.opacity or self.own.get("opacity")
-        if shape.dim and rule != "scaled":
-            raise ValueError(f"rule.dim: expected none with opacity={rule} of {name}, got {shape.dim}")
+        opacity = settings.opacity or self.defaults.get("opacity")
+        if settings.opacity_factor and opacity != "scaled":
+            raise ValueError(
+                f"rule.opacity_factor: expected it unset with opacity={opacity} (of operate={name}), "
+                f"got {settings.opacity_factor}; opacity=scaled reads it"
+            )
 
     def plan(
-        self, splats: Splats, rows: Tensor, shape: Shape, step: int, generator: torch.Generator
+        self, splats: Splats, rows: Tensor, settings: OperatorSettings, step: int, generator: torch.Generator
     ) -> Edit | None:
-        """The edit of rows [M] at a step, or None where nothing can be done.
+        """Return the edit that changes rows [M], or None where nothing can be done.
 
         Args:
-            rows: int64, in any order; where an operator multiplies, a row that comes k times becomes k + 1.
-            generator: all that is random is drawn from it.
+            rows: int64, in any order; with an operator that multiplies, a row that is listed k times
+                becomes k + 1 rows.
+            step: when the new rows are born.
+            generator: source of all random numbers.
         """
         if not len(rows):
             return None
-        own = {name: getattr(shape, name) or value for name, value in self.own.items()}
+        filled = {name: getattr(settings, name) or value for name, value in self.defaults.items()}
         with torch.no_grad():
-            return self.act(splats, rows, replace(shape, **own), step, generator)
+            return self.function(splats, rows, replace(settings, **filled), step, generator)
 
     __call__ = plan
 
 
-def operator(births: int, **own: float | str) -> Callable[[Plan], Operator]:
-    """Make a function an operator with its own values of the knobs that it reads."""
-    return lambda act: Operator(act, births, own)
+def operator(births: int, **defaults: float | str) -> Callable[[Plan], Operator]:
+    """Turn a function into an `Operator` with its own defaults of the settings that it reads."""
+    return lambda function: Operator(function, births, defaults)
 
 
-def others(splats: Splats, rows: Tensor) -> Tensor:
-    """All rows but these, in order."""
+def remaining_rows(splats: Splats, rows: Tensor) -> Tensor:
+    """Return all rows except these, in ascending order."""
     keep = torch.ones(len(splats), dtype=torch.bool, device=splats.uid.device)
     return keep.index_fill_(0, rows, False).nonzero().squeeze(1)
 
 
-def replacing(splats: Splats, gone: Tensor, children: Tensor, values: dict[str, Tensor], step: int) -> Edit:
-    """The edit that puts fresh rows after those that stay.
+def replace_rows(
+    splats: Splats, removed: Tensor, parents: Tensor, values: dict[str, Tensor], step: int
+) -> Edit:
+    """Return the edit that removes some rows and puts children behind those that remain.
 
     Args:
-        gone: rows that do not survive.
-        children: [B] the row that each fresh one copies.
-        values: parameter -> [B, ...].
+        removed: rows that do not survive.
+        parents: [B] the row that each child copies.
+        values: parameter -> [B, ...], what the children have instead of their parent's.
+        step: when the children are born.
     """
-    kept = others(splats, gone)
-    fresh = torch.arange(len(kept) + len(children), device=kept.device) >= len(kept)
-    like = splats.params
-    values = {name: value.to(like[name].dtype) for name, value in values.items()}
-    return Edit(torch.cat([kept, children]), fresh, values, step=step)
+    kept = remaining_rows(splats, removed)
+    fresh = torch.arange(len(kept) + len(parents), device=kept.device) >= len(kept)
+    params = splats.params
+    values = {name: value.to(params[name].dtype) for name, value in values.items()}
+    return Edit(torch.cat([kept, parents]), fresh, values, step=step)

@@ -1,7 +1,8 @@
-"""Operators: pure functions from rows to the `Edit` that changes them. Here those that divide or remove.
+"""The operators that divide or remove rows, and the table of all operators.
 
-Fresh rows come last, in the order of their parents. Isotropic rows have no longest or shortest axis: where an
-operator needs one it is drawn, and one factor with the same effect on the volume serves all three scales.
+New rows come last, in the order of their parents. Isotropic rows have no longest or shortest axis: an
+operator that needs one draws a direction at random, and scales all three axes by one factor that changes the
+volume equally.
 """
 
 import itertools
@@ -11,179 +12,204 @@ import torch
 from torch import Tensor
 
 from splatexp.densify.merge import merge
-from splatexp.densify.opacity_split import shared
-from splatexp.densify.operator import Operator, Shape, operator, replacing
+from splatexp.densify.opacity_split import child_opacities
+from splatexp.densify.operator import Operator, OperatorSettings, operator, replace_rows
 from splatexp.densify.relocate import relocate
 from splatexp.densify.scores import size
-from splatexp.gaussians.geometry import rotations, samples
+from splatexp.gaussians.geometry import quats_to_rotations, sample_gaussians
 from splatexp.gaussians.splats import Edit, Splats
 from splatexp.settings.checks import check_range
 
 
 @operator(births=-1)
-def prune(splats: Splats, rows: Tensor, shape: Shape, step: int, generator: torch.Generator) -> Edit:
-    """Remove rows."""
-    return replacing(splats, rows, rows[:0], {}, step)
+def prune(
+    splats: Splats, rows: Tensor, settings: OperatorSettings, step: int, generator: torch.Generator
+) -> Edit:
+    """Remove the rows."""
+    return replace_rows(splats, rows, rows[:0], {}, step)
 
 
-@operator(births=1, opacity="copy", dim=0.6)
-def clone(splats: Splats, rows: Tensor, shape: Shape, step: int, generator: torch.Generator) -> Edit:
-    """A second row in each one's place; the optimizer parts them.
+@operator(births=1, opacity="copy", opacity_factor=0.6)
+def clone(
+    splats: Splats, rows: Tensor, settings: OperatorSettings, step: int, generator: torch.Generator
+) -> Edit:
+    """Put a second row in the place of each row; the optimizer moves the two apart.
 
-    With opacity=copy the first stays as it is, moments and all; otherwise both are fresh.
+    With opacity=copy the first row stays as it is, with its moments; otherwise both rows are new.
     """
-    sources, repeats = rows.unique(return_counts=True)
-    return _multiply(splats, sources, repeats, torch.zeros_like(sources) > 0, shape, step, generator)
+    parents, repeats = rows.unique(return_counts=True)
+    return _multiply(splats, parents, repeats, torch.zeros_like(parents) > 0, settings, step, generator)
 
 
-@operator(births=1, shrink=1.6, opacity="copy", dim=0.6)
-def split(splats: Splats, rows: Tensor, shape: Shape, step: int, generator: torch.Generator) -> Edit:
-    """Two smaller children instead of each row, at places drawn from it."""
-    sources, repeats = rows.unique(return_counts=True)
-    return _multiply(splats, sources, repeats, torch.ones_like(sources) > 0, shape, step, generator)
+@operator(births=1, shrink=1.6, opacity="copy", opacity_factor=0.6)
+def split(
+    splats: Splats, rows: Tensor, settings: OperatorSettings, step: int, generator: torch.Generator
+) -> Edit:
+    """Replace each row by two smaller children at places drawn from its Gaussian."""
+    parents, repeats = rows.unique(return_counts=True)
+    return _multiply(splats, parents, repeats, torch.ones_like(parents) > 0, settings, step, generator)
 
 
-@operator(births=1, dense=0.01, shrink=1.6, opacity="copy", dim=0.6)
-def clone_or_split(splats: Splats, rows: Tensor, shape: Shape, step: int, generator: torch.Generator) -> Edit:
-    """Clone what is small, split what is large.
+@operator(births=1, size_threshold=0.01, shrink=1.6, opacity="copy", opacity_factor=0.6)
+def clone_or_split(
+    splats: Splats, rows: Tensor, settings: OperatorSettings, step: int, generator: torch.Generator
+) -> Edit:
+    """Clone rows up to a size of `size_threshold` scene extents and split larger ones.
 
     Source: Kerbl et al. 2023, section 5.2.
     """
-    sources, repeats = rows.unique(return_counts=True)
-    large = size(splats, step)[sources] > shape.dense
-    return _multiply(splats, sources, repeats, large, shape, step, generator)
+    parents, repeats = rows.unique(return_counts=True)
+    large = size(splats, step)[parents] > settings.size_threshold
+    return _multiply(splats, parents, repeats, large, settings, step, generator)
 
 
-@operator(births=1, shrink=2.0, offset=0.1, opacity="copy", dim=0.6)
-def jitter(splats: Splats, rows: Tensor, shape: Shape, step: int, generator: torch.Generator) -> Edit:
-    """Two rows of half the scales where there was one, each moved by a small draw from it.
+@operator(births=1, shrink=2.0, offset=0.1, opacity="copy", opacity_factor=0.6)
+def jitter(
+    splats: Splats, rows: Tensor, settings: OperatorSettings, step: int, generator: torch.Generator
+) -> Edit:
+    """Replace each row by two rows of half its scales, each moved by a small random offset.
 
-    `offset` is that draw's share of the standard deviations.
+    The offset is drawn from the row's Gaussian with its standard deviations multiplied by `offset`.
     """
-    sources, repeats = rows.unique(return_counts=True)
-    children, values = _children(splats, sources, repeats + 1, shape)
-    scales = shape.offset * splats.scales[children]
-    values["means"] = samples(splats.means[children], splats.quats[children], scales, generator)
-    values["log_scales"] -= math.log(shape.shrink)
-    return replacing(splats, sources, children, values, step)
+    parents, repeats = rows.unique(return_counts=True)
+    children, values = _children(splats, parents, repeats + 1, settings)
+    scales = settings.offset * splats.scales[children]
+    values["means"] = sample_gaussians(splats.means[children], splats.quats[children], scales, generator)
+    values["log_scales"] -= math.log(settings.shrink)
+    return replace_rows(splats, parents, children, values, step)
 
 
-@operator(births=1, offset=0.45, opacity="scaled", dim=0.6)
-def long_axis(splats: Splats, rows: Tensor, shape: Shape, step: int, generator: torch.Generator) -> Edit:
-    """Two children side by side on the longest axis, 3 `offset` standard deviations either way.
+@operator(births=1, offset=0.45, opacity="scaled", opacity_factor=0.6)
+def long_axis(
+    splats: Splats, rows: Tensor, settings: OperatorSettings, step: int, generator: torch.Generator
+) -> Edit:
+    """Replace each row by two children on its longest axis, 3 `offset` standard deviations to either side.
 
-    Scales: the longest times 1 - offset, the others times sqrt(1 - offset^2).
+    The longest scale is multiplied by 1 - offset and the others by sqrt(1 - offset^2).
 
     Source: Deng et al. 2025, "Improving Densification in 3D Gaussian Splatting for High-Fidelity Rendering"
-        (Improved-GS). Of several longest axes it is the first.
+        (Improved-GS). Of several longest axes the first is taken.
     """
-    check_range("rule.offset", shape.offset, 0, 0.999)
-    sources = rows.unique()
-    children, values = _children(splats, sources, torch.full_like(sources, 2), shape)
-    axis, steps = _axis(splats, sources, "longest", generator)
-    values["means"] = _pairs(splats.means[sources], 3 * shape.offset * steps)
-    along, across = math.log1p(-shape.offset), 0.5 * math.log1p(-(shape.offset**2))
+    check_range("rule.offset", settings.offset, 0, 0.999)
+    parents = rows.unique()
+    children, values = _children(splats, parents, torch.full_like(parents, 2), settings)
+    axis, deviations = _axis(splats, parents, "longest", generator)
+    values["means"] = _either_side(splats.means[parents], 3 * settings.offset * deviations)
+    along, across = math.log1p(-settings.offset), 0.5 * math.log1p(-(settings.offset**2))
     if splats.isotropic:
         values["log_scales"] += (along + 2 * across) / 3
     else:
         longest = torch.nn.functional.one_hot(axis, 3).repeat_interleave(2, 0)
         values["log_scales"] += across + (along - across) * longest
-    return replacing(splats, sources, children, values, step)
+    return replace_rows(splats, parents, children, values, step)
 
 
-@operator(births=1, dense=0.01, shrink=1.6, offset=0.0, opacity="scaled", dim=0.5)
-def steep(splats: Splats, rows: Tensor, shape: Shape, step: int, generator: torch.Generator) -> Edit:
-    """Two children on the shortest axis, as far one way as the other; those of small rows keep their scales.
+@operator(births=1, size_threshold=0.01, shrink=1.6, offset=0.0, opacity="scaled", opacity_factor=0.5)
+def steep(
+    splats: Splats, rows: Tensor, settings: OperatorSettings, step: int, generator: torch.Generator
+) -> Edit:
+    """Replace each row by two children on its shortest axis, at equal distances to either side.
 
-    That axis is the steepest descent at a saddle: the splitting matrix is a negative number times the
-    inverse covariance, whose largest eigenvalue is there. `offset` is in standard deviations; 0: the size of
-    a normal draw.
+    The shortest axis is the direction of steepest descent at a saddle point: the splitting matrix is a
+    negative number times the inverse covariance, whose largest eigenvalue belongs to that axis. Rows up to a
+    size of `size_threshold` keep their scales. `offset` is in standard deviations; 0 draws the distance from
+    a normal distribution.
 
     Source: Wang et al. 2025, "Steepest Descent Density Control for Compact 3D Gaussian Splatting" (SteepGS).
-    Differs: their code draws a length for each child, gives both the same sign wherever rows are even in
-        number, copies the opacity, which their analysis halves, and moves the small by a learning rate.
+    Differs: their code draws a distance for each child, moves both children in the same direction wherever
+        the number of rows is even, copies the opacity, which their analysis halves, and moves small rows by
+        a learning rate.
     """
-    sources = rows.unique()
-    children, values = _children(splats, sources, torch.full_like(sources, 2), shape)
-    _, steps = _axis(splats, sources, "shortest", generator)
-    if shape.offset:
-        lengths = torch.full_like(steps[:, :1], shape.offset)
+    parents = rows.unique()
+    children, values = _children(splats, parents, torch.full_like(parents, 2), settings)
+    _, deviations = _axis(splats, parents, "shortest", generator)
+    if settings.offset:
+        lengths = torch.full_like(deviations[:, :1], settings.offset)
     else:
-        lengths = torch.randn(len(sources), 1, generator=generator).abs().to(steps)
-    values["means"] = _pairs(splats.means[sources], lengths * steps)
-    values["log_scales"][size(splats, step)[children] > shape.dense] -= math.log(shape.shrink)
-    return replacing(splats, sources, children, values, step)
+        lengths = torch.randn(len(parents), 1, generator=generator).abs().to(deviations)
+    values["means"] = _either_side(splats.means[parents], lengths * deviations)
+    values["log_scales"][size(splats, step)[children] > settings.size_threshold] -= math.log(settings.shrink)
+    return replace_rows(splats, parents, children, values, step)
 
 
-@operator(births=7, shrink=1.6, offset=0.5, opacity="revised", dim=0.6)
-def octree(splats: Splats, rows: Tensor, shape: Shape, step: int, generator: torch.Generator) -> Edit:
-    """Eight smaller children at the corners of a box of +-`offset` standard deviations.
+@operator(births=7, shrink=1.6, offset=0.5, opacity="revised", opacity_factor=0.6)
+def octree(
+    splats: Splats, rows: Tensor, settings: OperatorSettings, step: int, generator: torch.Generator
+) -> Edit:
+    """Replace each row by eight smaller children at the corners of a box of +-`offset` standard deviations.
 
     Source: Zhang et al. 2025, "Consistent Quantity-Quality Control across Scenes for Deployment-Aware
         Gaussian Splatting" (ControlGS).
     """
-    sources = rows.unique()
-    children, values = _children(splats, sources, torch.full_like(sources, 8), shape)
+    parents = rows.unique()
+    children, values = _children(splats, parents, torch.full_like(parents, 8), settings)
     corners = torch.tensor(list(itertools.product((-1.0, 1.0), repeat=3))).to(splats.means)
-    places = shape.offset * corners.repeat(len(sources), 1) * splats.scales[children]
-    turned = torch.einsum("nij,nj->ni", rotations(splats.quats[children]), places)
-    values["means"] = splats.means[children] + turned
-    values["log_scales"] -= math.log(shape.shrink)
-    return replacing(splats, sources, children, values, step)
+    offsets = settings.offset * corners.repeat(len(parents), 1) * splats.scales[children]
+    rotated = torch.einsum("nij,nj->ni", quats_to_rotations(splats.quats[children]), offsets)
+    values["means"] = splats.means[children] + rotated
+    values["log_scales"] -= math.log(settings.shrink)
+    return replace_rows(splats, parents, children, values, step)
 
 
 def _multiply(
     splats: Splats,
-    sources: Tensor,
+    parents: Tensor,
     repeats: Tensor,
     large: Tensor,
-    shape: Shape,
+    settings: OperatorSettings,
     step: int,
     generator: torch.Generator,
 ) -> Edit:
-    """Put `repeats` + 1 rows where there was one: first clones of the small, then children of the `large`."""
-    order = (~large).nonzero().squeeze(1), large.nonzero().squeeze(1)
-    sources, repeats, large = (rows[torch.cat(order)] for rows in (sources, repeats, large))
-    gone = large | (shape.opacity != "copy")  # a clone's parent survives where nothing of it changes
-    children, values = _children(splats, sources, repeats + 1, shape, repeats + gone)
-    means, divided = splats.means.detach()[children], large.repeat_interleave(repeats + gone)
-    rows = children[divided]
-    means[divided] = samples(means[divided], splats.quats[rows], splats.scales[rows], generator)
-    values["log_scales"][divided] -= math.log(shape.shrink or 1.0)
-    return replacing(splats, sources[gone], children, values | {"means": means}, step)
+    """Turn each parent into `repeats` + 1 rows: clones of small ones first, then children of large ones."""
+    order = torch.cat([(~large).nonzero().squeeze(1), large.nonzero().squeeze(1)])
+    parents, repeats, large = parents[order], repeats[order], large[order]
+    removed = large | (settings.opacity != "copy")  # a cloned parent survives where nothing of it changes
+    new_rows = repeats + removed
+    children, values = _children(splats, parents, repeats + 1, settings, new_rows)
+    means, is_split = splats.means.detach()[children], large.repeat_interleave(new_rows)
+    rows = children[is_split]
+    means[is_split] = sample_gaussians(means[is_split], splats.quats[rows], splats.scales[rows], generator)
+    values["log_scales"][is_split] -= math.log(settings.shrink or 1.0)
+    return replace_rows(splats, parents[removed], children, values | {"means": means}, step)
 
 
 def _children(
-    splats: Splats, sources: Tensor, counts: Tensor, shape: Shape, born: Tensor | None = None
+    splats: Splats,
+    parents: Tensor,
+    counts: Tensor,
+    settings: OperatorSettings,
+    new_rows: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Parents of the children, side by side, and what the opacity rule makes of these.
+    """Return the parent of every child, siblings side by side, and the children's opacities and scales.
 
     Args:
-        sources: [M] rows.
-        counts: [M] children of each, for the rule.
-        born: [M] those that are fresh, where not all are.
+        parents: [M] rows.
+        counts: [M] number of children of each parent, which the opacity rule needs.
+        new_rows: [M] number of children that are new rows, where not all of them are.
     """
-    logits, stretch = shared(shape.opacity, shape.dim, splats.opacity_logits[sources], counts)
-    born = counts if born is None else born
-    children = sources.repeat_interleave(born)
-    log_scales = splats.log_scales[children] + stretch.repeat_interleave(born)[:, None]
-    return children, {"opacity_logits": logits.repeat_interleave(born), "log_scales": log_scales}
+    new_rows = counts if new_rows is None else new_rows
+    logits, log_scale_change = child_opacities(
+        settings.opacity, settings.opacity_factor, splats.opacity_logits[parents], counts
+    )
+    children = parents.repeat_interleave(new_rows)
+    log_scales = splats.log_scales[children] + log_scale_change.repeat_interleave(new_rows)[:, None]
+    return children, {"opacity_logits": logits.repeat_interleave(new_rows), "log_scales": log_scales}
 
 
 def _axis(splats: Splats, rows: Tensor, which: str, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """The longest or shortest axis: its index [M], and one standard deviation along it [M,3]."""
+    """Return the index [M] of the longest or shortest axis, and one standard deviation along it [M,3]."""
     scales = splats.scales[rows]
     axis = scales.argmax(1) if which == "longest" else scales.argmin(1)
     if splats.isotropic:
         noise = torch.randn(len(rows), 3, generator=generator, dtype=scales.dtype).to(scales.device)
         return axis, torch.nn.functional.normalize(noise, dim=1) * scales
     index = torch.arange(len(rows), device=rows.device)
-    return axis, rotations(splats.quats[rows])[index, :, axis] * scales[index, axis, None]
+    return axis, quats_to_rotations(splats.quats[rows])[index, :, axis] * scales[index, axis, None]
 
 
-def _pairs(means: Tensor, steps: Tensor) -> Tensor:
-    """Means [2M,3] of pairs, one forward and one back."""
-    return torch.stack([means + steps, means - steps], 1).flatten(0, 1)
+def _either_side(means: Tensor, offsets: Tensor) -> Tensor:
+    """Return the means [2M,3] of pairs of children, one displaced forward and one backward."""
+    return torch.stack([means + offsets, means - offsets], 1).flatten(0, 1)
 
 
 OPERATORS: dict[str, Operator] = {

@@ -11,107 +11,131 @@ from torch import Tensor
 
 from splatexp.densify import births
 from splatexp.densify.context import Context
-from splatexp.densify.opacity_policy import due
-from splatexp.densify.operators import OPERATORS, Shape
-from splatexp.densify.scores import evaluate, needs, parse
+from splatexp.densify.opacity_policy import is_due
+from splatexp.densify.operator import OperatorSettings
+from splatexp.densify.operators import OPERATORS
+from splatexp.densify.scores import evaluate_score, parse_score, required_statistics
 from splatexp.densify.selectors import SELECTORS, select
 from splatexp.gaussians.splats import Edit, Splats
 from splatexp.settings.checks import STEPS, check_choice, check_range
 
-# of rows, and the one of pixels, which has no plan from rows
-CHOICES = ChainMap(OPERATORS, {"birth": births.BIRTH})
+# The operators on rows, and `birth`, which selects pixels of an image instead.
+ALL_OPERATORS = ChainMap(OPERATORS, {"birth": births.BIRTH})
 
 
 @dataclass
 class Rule:
-    """One way in which rows change at an event.
+    """Select rows by a score at an event, and let an operator change them.
 
-    gate: conditions that a row must meet besides, such as "age > 300" or "edge / weight >= 2", of scores.
-    With operate=birth, of pictures alone, it is pixels that are scored and selected: see births.py.
-    The last seven are the operator's: one that it does not read is refused, 0 or "" is its own default.
+    The settings from `size_threshold` on belong to the operator: 0 or "" stands for its own default, and a
+    setting that it does not read is refused. With operate=birth, which exists for images only, pixels are
+    scored and selected instead of rows; see `births.py`.
     """
 
-    operate: str = "clone_or_split"  # one of CHOICES
-    score: str = "grad2d"  # a word or a product of words, see score.py
-    select: str = "above"  # one of SELECTORS
-    threshold: float = 2e-4  # a score, or a share of the rows that pass the gate, as the selector has it
-    gate: list[str] = field(default_factory=list)
-    most: int = 0  # rows per event, best-scored first; 0: no limit
-    share: float = 0.0  # of all rows, likewise
-    keep: int = 0  # pruning leaves so many rows at least
+    operate: str = "clone_or_split"  # the operator, one of ALL_OPERATORS
+    score: str = "grad2d"  # a name or a product of names, see scores.py
+    select: str = "above"  # the selector, one of SELECTORS
+    threshold: float = 2e-4  # a score, or a fraction of the rows that pass the gate, as the selector has it
+    gate: list[str] = field(default_factory=list)  # further conditions: ["age > 300", "edge / weight >= 2"]
+    max_rows: int = 0  # rows per event at most, the best-scored first; 0: no limit
+    max_fraction: float = 0.0  # the same as a fraction of all rows; 0: no limit
+    min_remaining: int = 0  # pruning leaves at least this many rows
     every: int = 0  # steps between its events; 0: at every event of the strategy
-    start: int = field(default=0, metadata=STEPS)
-    stop: int = field(default=0, metadata=STEPS)  # 0: with the strategy
-    pause: int = 0  # no event within so many steps after an opacity reset
-    after_reset: int = 0  # only at the event so many steps after an opacity reset; 0: at any
-    grace: int = 0  # no row younger than so many steps
-    grace_end: int = 0  # the grace at `stop`, on a straight line from that at `start`; 0: it stays
-    dense: float = 0.0  # up to this size, in extents, clone_or_split clones
-    shrink: float = 0.0  # children are smaller by this
-    opacity: str = ""  # of children: copy, revised, mcmc, scaled
-    dim: float = 0.0  # scaled: the factor
-    offset: float = 0.0  # how far children are from their parent
-    distance: float = 0.0  # up to this, in extents, two rows may merge
-    similarity: float = 0.0  # up to this difference of shape
+    start: int = field(default=0, metadata=STEPS)  # it acts after more than this many steps
+    stop: int = field(default=0, metadata=STEPS)  # and after fewer than this many; 0: as the strategy
+    reset_cooldown: int = 0  # it does not act within this many steps after an opacity reset
+    after_reset: int = 0  # it acts only this many steps after an opacity reset; 0: at any time
+    min_age: int = 0  # steps; younger rows are left alone
+    min_age_end: int = 0  # min_age at `stop`, changing linearly from `start`; 0: it stays the same
+    size_threshold: float = 0.0  # scene extents: clone_or_split clones rows up to it and splits larger ones
+    shrink: float = 0.0  # the children's scales are divided by this
+    opacity: str = ""  # opacity of the children: copy, revised, mcmc or scaled
+    opacity_factor: float = 0.0  # with opacity=scaled: multiplies the parent's opacity
+    offset: float = 0.0  # distance of the children from their parent; the operator defines the unit
+    max_distance: float = 0.0  # merge: largest distance between two rows, scene extents
+    max_log_ratio: float = 0.0  # merge: largest |log| of the ratio between the widths of two rows
 
     def __post_init__(self) -> None:
-        check_choice("rule.operate", self.operate, CHOICES)
+        check_choice("rule.operate", self.operate, ALL_OPERATORS)
         check_choice("rule.select", self.select, SELECTORS)
         if self.operate != "birth":
-            parse(self.score)
+            parse_score(self.score)
         for condition in self.gate:
-            _condition(condition)
-        for name in ("most", "keep", "every", "start", "stop", "pause", "after_reset", "grace", "grace_end"):
+            _parse_condition(condition)
+        for name in (
+            "max_rows",
+            "min_remaining",
+            "every",
+            "start",
+            "stop",
+            "reset_cooldown",
+            "after_reset",
+            "min_age",
+            "min_age_end",
+        ):
             check_range(f"rule.{name}", getattr(self, name), 0)
-        check_range("rule.share", self.share, 0, 1)
-        if SELECTORS[self.select].share:
+        check_range("rule.max_fraction", self.max_fraction, 0, 1)
+        if SELECTORS[self.select].fraction:
             check_range("rule.threshold", self.threshold, 0, 1)
-        if self.grace_end and not self.stop:
-            raise ValueError(f"rule.grace_end: expected a rule with a stop, got {self.grace_end} without")
-        if self.keep and self.operate != "prune":
-            raise ValueError(f"rule.keep: expected 0 with operate={self.operate}, got {self.keep}")
+        if self.min_age_end and not self.stop:
+            raise ValueError(f"rule.min_age_end: expected rule.stop to be set too, got {self.min_age_end}")
+        if self.min_remaining and self.operate != "prune":
+            raise ValueError(
+                f"rule.min_remaining: expected 0 with operate={self.operate}, got {self.min_remaining}"
+            )
         if self.operate == "birth":
-            check_choice("rule.score", self.score, births.SCORES)
+            check_choice("rule.score", self.score, births.BIRTH_SCORES)
             if self.score == "gain" and self.select != "above":
                 raise ValueError(f"rule.select: expected above with score=gain, got {self.select}")
-            if self.gate or self.grace:
-                raise ValueError("rule.gate, rule.grace: expected none with operate=birth, which has no rows")
-        CHOICES[self.operate].check(self.shape())
+            if self.gate or self.min_age:
+                name = "gate" if self.gate else "min_age"
+                raise ValueError(
+                    f"rule.{name}: expected it unset with operate=birth, which selects pixels, "
+                    f"got {getattr(self, name)}"
+                )
+        ALL_OPERATORS[self.operate].check(self.operator_settings())
 
-    def shape(self, most: int = 0) -> Shape:
-        """What the operator reads; `most` pairs merge."""
-        return Shape(
-            self.dense, self.shrink, self.opacity, self.dim, self.offset, self.distance, self.similarity, most
+    def operator_settings(self, max_pairs: int = 0) -> OperatorSettings:
+        """Return the settings that the operator reads; `max_pairs` limits a merge."""
+        return OperatorSettings(
+            self.size_threshold,
+            self.shrink,
+            self.opacity,
+            self.opacity_factor,
+            self.offset,
+            self.max_distance,
+            self.max_log_ratio,
+            max_pairs,
         )
 
     @property
     def births(self) -> int:
-        """What each selected row adds to the count."""
-        return CHOICES[self.operate].births
+        """Return how many rows each selected row adds to the count."""
+        return ALL_OPERATORS[self.operate].births
 
     @property
-    def words(self) -> set[str]:
-        """Words of its score and its gate, as far as they are of rows."""
+    def score_names(self) -> set[str]:
+        """Return the names in its score and its gate; none with operate=birth, which scores pixels."""
         if self.operate == "birth":
             return set()
-        texts = (self.score, *(_condition(condition)[0] for condition in self.gate))
-        return {word for text in texts for _, word in parse(text)}
+        texts = (self.score, *(_parse_condition(condition)[0] for condition in self.gate))
+        return {name for text in texts for _, name in parse_score(text)}
 
     @property
-    def needs(self) -> set[str]:
-        """Statistics that its score and its gate read."""
-        return {name for word in self.words for name in needs(word)}
+    def statistics(self) -> set[str]:
+        """Return the names of the statistics that its score and its gate read."""
+        return {statistic for name in self.score_names for statistic in required_statistics(name)}
 
-    def fires(self, step: int) -> bool:
-        """Whether it takes part in an event of its strategy after a step."""
-        return due(step, self.every or 1, self.start, self.stop)
+    def is_due(self, step: int) -> bool:
+        """Return whether it takes part in an event of its strategy after a step."""
+        return is_due(step, self.every or 1, self.start, self.stop)
 
-    def graced(self, step: int) -> float:
-        """The age from which it touches a row."""
-        if not self.grace_end:
-            return self.grace
-        share = (step + 1 - self.start) / max(1, self.stop - self.start)
-        return self.grace + (self.grace_end - self.grace) * min(1.0, max(0.0, share))
+    def min_age_at(self, step: int) -> float:
+        """Return the age in steps from which it may change a row, at an event after a step."""
+        if not self.min_age_end:
+            return self.min_age
+        progress = (step + 1 - self.start) / max(1, self.stop - self.start)
+        return self.min_age + (self.min_age_end - self.min_age) * min(1.0, max(0.0, progress))
 
     def plan(
         self,
@@ -119,58 +143,76 @@ class Rule:
         splats: Splats,
         random: torch.Generator,
         *,
-        least: int = 0,
-        most: int | None = None,
+        min_rows: int = 0,
+        max_rows: int | None = None,
         context: Context | None = None,
     ) -> Edit | None:
-        """The edit of one event, or None where no row is selected.
+        """Return the edit of one event, or None where no row is selected.
 
         Args:
-            least, most: rows, as for `select`; of a merge `most` are pairs.
-            context: what births look at.
+            min_rows, max_rows: as for `select`; of a merge, `max_rows` limits the pairs.
+            context: the scene and the rasterizer, which operate=birth needs.
         """
-        limits = [self.most or None, math.ceil(self.share * len(splats)) if self.share else None, most]
-        limits += [max(0, len(splats) - self.keep)] if self.keep else []
+        limits = [self.max_rows or None, max_rows]
+        if self.max_fraction:
+            limits.append(math.ceil(self.max_fraction * len(splats)))
+        if self.min_remaining:
+            limits.append(max(0, len(splats) - self.min_remaining))
         limit = min((limit for limit in limits if limit is not None), default=None)
         if self.operate == "birth":
-            return births.plan(
-                splats, step, context or Context(), random, score=self.score, how=self.select,
-                threshold=self.threshold, shape=self.shape(), least=least, most=limit,
-            )  # fmt: skip
-        scores = evaluate(self.score, splats, step, random)
-        allowed = self._allowed(step, splats, random)
-        pairs = self.operate == "merge"
+            return births.plan_births(
+                splats,
+                step,
+                context or Context(),
+                random,
+                score=self.score,
+                how=self.select,
+                threshold=self.threshold,
+                settings=self.operator_settings(),
+                min_rows=min_rows,
+                max_rows=limit,
+            )
+        merges = self.operate == "merge"
         rows = select(
-            self.select, scores, self.threshold, allowed, splats.uid,
-            least=least, most=None if pairs else limit, random=random,
-        )  # fmt: skip
+            self.select,
+            evaluate_score(self.score, splats, step, random),
+            self.threshold,
+            self._allowed(step, splats, random),
+            splats.uid,
+            min_rows=min_rows,
+            max_rows=None if merges else limit,
+            random=random,
+        )
         if not len(rows) or limit == 0:
             return None
-        shape = self.shape((limit or 0) if pairs else 0)
-        return CHOICES[self.operate].plan(splats, rows, shape, step, random)
+        settings = self.operator_settings((limit or 0) if merges else 0)
+        return ALL_OPERATORS[self.operate].plan(splats, rows, settings, step, random)
 
     def _allowed(self, step: int, splats: Splats, random: torch.Generator) -> Tensor:
-        """Rows [N] that pass the gate and have outlived their grace."""
-        allowed = step - splats.born >= self.graced(step)
-        if self.needs:  # of what an earlier rule of this event made, no statistic is known yet
+        """Return a mask [N] of the rows that pass the gate and are old enough."""
+        allowed = step - splats.born >= self.min_age_at(step)
+        if self.statistics:  # rows that an earlier rule of this event made have no statistics yet
             allowed &= (splats.born < step) | (splats.generation == 0)
         for condition in self.gate:
-            word, above, closed, bound = _condition(condition)
-            value = evaluate(word, splats, step, random)
-            value, edge = (value, bound) if above else (-value, -bound)
-            allowed &= value >= edge if closed else value > edge
+            score, is_lower_bound, inclusive, bound = _parse_condition(condition)
+            value = evaluate_score(score, splats, step, random)
+            value, bound = (value, bound) if is_lower_bound else (-value, -bound)
+            allowed &= value >= bound if inclusive else value > bound
         return allowed
 
 
 @cache
-def _condition(text: str) -> tuple[str, bool, bool, float]:
-    """`age >= 300` as (score, whether above, whether the bound itself will do, bound)."""
+def _parse_condition(text: str) -> tuple[str, bool, bool, float]:
+    """Return `age >= 300` as (score, whether it bounds from below, whether the bound itself passes, bound).
+
+    Raises: ValueError for a condition of another form.
+    """
     found = re.fullmatch(r"\s*([\w\s*/]+?)\s*([<>])(=?)\s*(\S+)\s*", text)
     try:
         bound = float(found[4]) if found else None
     except ValueError:
         bound = None
     if found is None or bound is None:
-        raise ValueError(f'rule.gate: expected such as "age > 300", got {text!r}')
-    parse(found[1], "rule.gate")
+        raise ValueError(f'rule.gate: expected a condition like "age > 300", got {text!r}')
+    parse_score(found[1], "rule.gate")
     return found[1], found[2] == ">", bool(found[3]), bound

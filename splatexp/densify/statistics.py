@@ -1,8 +1,9 @@
-"""What is remembered of every Gaussian: a channel of one view, summed up over views in rows of floats.
+"""Per-Gaussian statistics: one float per row that accumulates what the views say about each Gaussian.
 
-A channel is gathered along training, from the step's own view and its backward pass, or in a survey of
-training views just before an event (`survey.py`). A view that does not see a Gaussian adds 0 to it, so no row
-is ever picked out. The statistic `error.max` is the channel `error` under the accumulator `max`.
+A *channel* computes a value [N] from one view. An *accumulator* (sum, square, max) collects the values of
+several views in a statistic: `error.max` is the channel `error` with the accumulator `max`. A channel is
+gathered either during training, from the view of each step and its backward pass, or in a survey of training
+views just before an event (`survey.py`). A view that does not see a Gaussian adds 0 to it.
 """
 
 from collections.abc import Callable, Iterable
@@ -19,46 +20,48 @@ from splatexp_kernels.blend import Attribution
 
 
 @dataclass
-class Sight:
-    """One view of the Gaussians, as a channel sees it. In a survey there are also shares and pixel maps."""
+class Observation:
+    """One rendered view as a channel reads it. Only a survey fills the last three fields."""
 
     splats: Splats
     camera: Camera
     render: Render
-    seen: Tensor  # [N] bool
-    factor: int = 1  # by which the picture was reduced
-    shares: Attribution | None = None
-    maps: dict[str, Tensor] = field(default_factory=dict)  # name -> [H,W]
+    visible: Tensor  # [N] bool
+    downscale: int = 1  # factor by which the view was reduced
+    attribution: Attribution | None = None  # how much each Gaussian contributes to the pixels
+    pixel_maps: dict[str, Tensor] = field(default_factory=dict)  # name -> [H,W]
     footprints: Tensor | None = None  # [N] px
 
 
 @dataclass(frozen=True)
 class Channel:
-    """`value(sight)` gives [N], 0 where it was not seen, in a survey also where it has no part in a pixel.
+    """A value [N] per view; `value(observation)` is 0 for Gaussians that the view does not see.
 
-    survey: gathered in a survey; else along training.
-    wants: what it takes of the rasterizer: "absgrad", or fields of `Attribution`.
-    maps: pixel maps that it reads.
-    needs: statistics that it reads.
+    In a survey it is also 0 for Gaussians that contribute to no pixel.
+
+    survey: the channel is gathered in a survey; otherwise during training.
+    requires: what the rasterizer has to compute for it: "absgrad", or fields of `Attribution`.
+    pixel_maps: names of the pixel maps that it reads.
+    statistics: names of the statistics that it reads.
     """
 
-    value: Callable[[Sight], Tensor]
+    value: Callable[[Observation], Tensor]
     survey: bool = False
-    wants: tuple[str, ...] = ()
-    maps: tuple[str, ...] = ()
-    needs: tuple[str, ...] = ()
+    requires: tuple[str, ...] = ()
+    pixel_maps: tuple[str, ...] = ()
+    statistics: tuple[str, ...] = ()
 
 
 CHANNELS: dict[str, Channel] = {}
 
 
 def channel(
-    *wants: str, survey: bool = False, maps: tuple[str, ...] = (), needs: tuple[str, ...] = ()
-) -> Callable[[Callable[[Sight], Tensor]], Callable[[Sight], Tensor]]:
-    """Make a function a channel of its name."""
+    *requires: str, survey: bool = False, pixel_maps: tuple[str, ...] = (), statistics: tuple[str, ...] = ()
+) -> Callable[[Callable[[Observation], Tensor]], Callable[[Observation], Tensor]]:
+    """Register the decorated function as the channel of its name; see `Channel` for the arguments."""
 
-    def register(function: Callable[[Sight], Tensor]) -> Callable[[Sight], Tensor]:
-        CHANNELS[function.__name__] = Channel(function, survey, wants, maps, needs)
+    def register(function: Callable[[Observation], Tensor]) -> Callable[[Observation], Tensor]:
+        CHANNELS[function.__name__] = Channel(function, survey, requires, pixel_maps, statistics)
         return function
 
     return register
@@ -76,113 +79,127 @@ def _max(row: Tensor, value: Tensor) -> None:
     torch.maximum(row, value, out=row)
 
 
-# `ema` is no sum over views: a survey writes it (see `survey.py`), and no event clears it
+# There is also `ema`, a moving average over surveys: `survey.py` updates it, and no event clears it.
 ACCUMULATORS: dict[str, Callable[[Tensor, Tensor], None]] = {"sum": _sum, "square": _square, "max": _max}
-COUNTS = ("views", "surveyed")  # of training steps since the last event and of the last survey that saw it
+# How many views saw a row: training views since the last event, and views of the last survey.
+COUNTS = ("views", "surveyed")
 
 
 def check_statistic(name: str) -> None:
-    """Raises: ValueError for what is no statistic."""
+    """Check that a statistic exists.
+
+    Raises: ValueError for an unknown channel or accumulator.
+    """
     if name in COUNTS:
         return
-    base, _, how = name.partition(".")
-    check_choice("score.needs", base, CHANNELS)
-    check_choice("score.needs", how, (*ACCUMULATORS, "ema") if CHANNELS[base].survey else ACCUMULATORS)
+    base, _, accumulator = name.partition(".")
+    check_choice("statistic", base, CHANNELS)
+    known = (*ACCUMULATORS, "ema") if CHANNELS[base].survey else tuple(ACCUMULATORS)
+    check_choice(f"statistic {base}", accumulator, known)
 
 
-def along_training(names: Iterable[str]) -> set[str]:
-    """Those that are gathered step by step."""
-    return {name for name in names if (name == "views" if name in COUNTS else not _channel(name).survey)}
+def training_statistics(names: Iterable[str]) -> set[str]:
+    """Return those of the statistics that are gathered during training."""
+    return {name for name in names if (name == "views" if name in COUNTS else not _channel_of(name).survey)}
 
 
-def surveyed(names: Iterable[str]) -> set[str]:
-    """Those that are gathered in a survey."""
-    return {name for name in names if (name == "surveyed" if name in COUNTS else _channel(name).survey)}
+def survey_statistics(names: Iterable[str]) -> set[str]:
+    """Return those of the statistics that are gathered in a survey."""
+    return {name for name in names if (name == "surveyed" if name in COUNTS else _channel_of(name).survey)}
 
 
-def _channel(name: str) -> Channel:
+def _channel_of(name: str) -> Channel:
     return CHANNELS[name.partition(".")[0]]
 
 
-def add(names: Iterable[str], sight: Sight) -> None:
-    """Add a view to statistics; each channel is computed once."""
+def accumulate(names: Iterable[str], observation: Observation) -> None:
+    """Add one view to the statistics of these names; each channel is computed once."""
     values: dict[str, Tensor] = {}
     for name in sorted(names):
-        row = sight.splats.row_stat(name)
+        row = observation.splats.row_stat(name)
         if name in COUNTS:
-            row += sight.seen
+            row += observation.visible
             continue
-        base, _, how = name.partition(".")
+        base, _, accumulator = name.partition(".")
         if base not in values:
-            values[base] = CHANNELS[base].value(sight)
-        if how in ACCUMULATORS:
-            ACCUMULATORS[how](row, values[base])
+            values[base] = CHANNELS[base].value(observation)
+        if accumulator in ACCUMULATORS:
+            ACCUMULATORS[accumulator](row, values[base])
 
 
 @channel()
-def grad2d(sight: Sight) -> Tensor:
-    """Length of d loss / d means2d, in NDC. Source: Kerbl et al. 2023, section 5.2."""
-    return _length(sight.render.means2d.grad, sight)
+def grad2d(observation: Observation) -> Tensor:
+    """Return the length of d loss / d means2d, in NDC^-1.  Source: Kerbl et al. 2023, section 5.2."""
+    return _gradient_length(observation.render.means2d.grad, observation)
 
 
 @channel("absgrad")
-def absgrad(sight: Sight) -> Tensor:
-    """The same of absolute values summed over pixels, which cannot cancel. Source: Ye et al. 2024, eq. 7."""
-    return _length(sight.render.absgrad, sight)
+def absgrad(observation: Observation) -> Tensor:
+    """Return the same length for the sum over pixels of absolute gradients, which cannot cancel, in NDC^-1.
 
-
-@channel()
-def grad2d_px(sight: Sight) -> Tensor:
-    """Length of d loss / d means2d, per pixel of way."""
-    return _length(sight.render.means2d.grad, sight, ndc=False)
-
-
-@channel("absgrad")
-def absgrad_px(sight: Sight) -> Tensor:
-    """The same of absolute values summed over pixels."""
-    return _length(sight.render.absgrad, sight, ndc=False)
-
-
-@channel()
-def ellipse(sight: Sight) -> Tensor:
-    """Pixels inside the ellipse where alpha is above 1/255, also off the picture."""
-    a, b, c = sight.render.conics[0].unbind(-1)
-    reach = (255 * sight.render.blended[0]).clamp_min(1).log()
-    area = 2 * torch.pi * reach * (a * c - b * b).clamp_min(1e-12).rsqrt()
-    return torch.where(sight.seen, area, 0).detach()
-
-
-@channel()
-def pixel_grad2d(sight: Sight) -> Tensor:
-    """grad2d times the pixels it touches, less for what is close to the camera.
-
-    Source: Zhang et al. 2024, "Pixel-GS", eq. 7 and 9. Differs: pixels by the ellipse's area, not counted.
+    Source: Ye et al. 2024, "AbsGS", eq. 7.
     """
-    depth = sight.splats.means.detach() @ sight.camera.viewmats[0, 2, :3] + sight.camera.viewmats[0, 2, 3]
-    near = (depth / (0.37 * sight.splats.extent)).clamp(0, 1).square()
-    return grad2d(sight) * ellipse(sight) * near
+    return _gradient_length(observation.render.absgrad, observation)
 
 
 @channel()
-def grad3d(sight: Sight) -> Tensor:
-    """Length of d loss / d means, per world unit."""
-    grad = sight.splats.means.grad
-    return torch.zeros_like(sight.seen, dtype=torch.float32) if grad is None else grad.norm(dim=1)
+def grad2d_px(observation: Observation) -> Tensor:
+    """Return the length of d loss / d means2d, in px^-1."""
+    return _gradient_length(observation.render.means2d.grad, observation, ndc=False)
+
+
+@channel("absgrad")
+def absgrad_px(observation: Observation) -> Tensor:
+    """Return the length of the sum over pixels of absolute gradients, in px^-1."""
+    return _gradient_length(observation.render.absgrad, observation, ndc=False)
 
 
 @channel()
-def opacity_pull(sight: Sight) -> Tensor:
-    """o d loss / d o, signed: the sum over pixels of g d loss / d g, with g the Gaussian's falloff."""
-    grad = sight.splats.opacity_logits.grad
-    if grad is None:
-        return torch.zeros_like(sight.seen, dtype=torch.float32)
-    return torch.where(sight.seen, grad / (1 - sight.splats.opacities.detach()).clamp_min(1e-6), 0)
+def ellipse(observation: Observation) -> Tensor:
+    """Return the area of the ellipse in which alpha exceeds 1/255, px, also outside the image."""
+    a, b, c = observation.render.conics[0].unbind(-1)
+    log_ratio = (255 * observation.render.blended_opacities[0]).clamp_min(1).log()
+    area = 2 * torch.pi * log_ratio * (a * c - b * b).clamp_min(1e-12).rsqrt()
+    return torch.where(observation.visible, area, 0).detach()
 
 
-def _length(grad: Tensor | None, sight: Sight, ndc: bool = True) -> Tensor:
-    """Lengths [N] of gradients [1,N,2] px^-1, in NDC^-1 or px^-1."""
+@channel()
+def pixel_grad2d(observation: Observation) -> Tensor:
+    """Return grad2d times the number of touched pixels, reduced for Gaussians close to the camera.
+
+    Source: Zhang et al. 2024, "Pixel-GS", eq. 7 and 9. Differs: the area of the ellipse stands for the number
+    of pixels.
+    """
+    splats, viewmat = observation.splats, observation.camera.viewmats[0]
+    depth = splats.means.detach() @ viewmat[2, :3] + viewmat[2, 3]
+    near = (depth / (0.37 * splats.extent)).clamp(0, 1).square()
+    return grad2d(observation) * ellipse(observation) * near
+
+
+@channel()
+def grad3d(observation: Observation) -> Tensor:
+    """Return the length of d loss / d means, per world unit."""
+    grad = observation.splats.means.grad
     if grad is None:
-        return torch.zeros_like(sight.seen, dtype=torch.float32)
+        return torch.zeros_like(observation.visible, dtype=torch.float32)
+    return grad.norm(dim=1)
+
+
+@channel()
+def opacity_pull(observation: Observation) -> Tensor:
+    """Return o d loss / d o, signed: the sum over pixels of g d loss / d g with the Gaussian's falloff g."""
+    grad = observation.splats.opacity_logits.grad
+    if grad is None:
+        return torch.zeros_like(observation.visible, dtype=torch.float32)
+    transmittance = (1 - observation.splats.opacities.detach()).clamp_min(1e-6)
+    return torch.where(observation.visible, grad / transmittance, 0)
+
+
+def _gradient_length(grad: Tensor | None, observation: Observation, ndc: bool = True) -> Tensor:
+    """Return the lengths [N] of gradients [1,N,2], given in px^-1, in NDC^-1 or px^-1."""
+    if grad is None:
+        return torch.zeros_like(observation.visible, dtype=torch.float32)
     x, y = grad[0].unbind(-1)
-    width, height = (0.5 * sight.render.width, 0.5 * sight.render.height) if ndc else (1.0, 1.0)
+    render = observation.render
+    width, height = (0.5 * render.width, 0.5 * render.height) if ndc else (1.0, 1.0)
     return torch.hypot(x * width, y * height)

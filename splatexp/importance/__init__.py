@@ -1,8 +1,8 @@
-"""Learned importance, by which opacities are multiplied: of a logit per row, an MLP or a mask, or none."""
+"""Learned importance: a factor of every Gaussian's opacity, learned as a logit per row, an MLP or a mask."""
 
-from splatexp.importance.learned import NONE, Importance, average, bake
+from splatexp.importance.learned import Importance, NoImportance, average_importance, bake
 from splatexp.importance.logit import Logit
 from splatexp.importance.mask import Mask
 from splatexp.importance.mlp import MLP
 
-__all__ = ["MLP", "NONE", "Importance", "Logit", "Mask", "average", "bake"]
+__all__ = ["MLP", "Importance", "Logit", "Mask", "NoImportance", "average_importance", "bake"]

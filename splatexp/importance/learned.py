@@ -1,13 +1,14 @@
-"""Learned importance: what every Gaussian's opacity is multiplied by, alpha_eff = alpha s with s in [0,1].
+"""Learned importance: a factor s in [0,1] of every Gaussian's opacity, o_eff = o s.
 
-s is a leaf on the rows (`splats.importance`), which every edit moves: the backward pass leaves d loss / d s
-there, and `update` hands it on to what s is made of. So that is never in the graph of a picture, no gradient
-reaches what s is judged by, and a costly s need not be made anew in every step. Every child, of a clone or of
-a split, has its parent's s.
+s is a leaf tensor on the rows (`splats.importance`) that every edit moves with them. The backward pass leaves
+d loss / d s there, and `update` passes it on to the parameters from which s is computed. So these parameters
+are never part of the graph of an image, no gradient reaches the inputs of the MLP, and an s that is expensive
+to compute need not be computed anew in every step. Every child, of a clone or of a split, inherits the s of
+its parent.
 
-Source: Kim and Kwon 2025, "Error-Driven Importance Modeling for Efficient 3D Gaussian Splatting", its code.
-Differs: split children start anew there; its models are written without s, so that what was suppressed comes
-back, while `Splats.baked` folds it in.
+Source: Kim and Kwon 2025, "Error-Driven Importance Modeling for Efficient 3D Gaussian Splatting", and its
+code. Differs: in their code the children of a split start anew, and models are saved without s, so that
+suppressed Gaussians come back; `Splats.baked` folds s into the opacities.
 """
 
 from dataclasses import dataclass, field
@@ -16,147 +17,154 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from splatexp.gaussians.splats import Overwrite, Splats, dimmed
+from splatexp.gaussians.splats import Overwrite, Splats, scale_opacity
 from splatexp.raster.rasterizer import Render
 from splatexp.settings.checks import STEPS, check_range
 from splatexp_kernels.adam import adam
 
-AVERAGE = "importance_average"
+AVERAGE = "importance_average"  # name of the moving average of s on the rows
 
 
 class Importance:
-    """What the loop asks of importance; by itself it is 1 for everyone, and nothing is stored."""
+    """The interface of importance to the training loop; by itself s is 1 everywhere and nothing is stored."""
 
-    learns: ClassVar[bool] = False
+    is_learned: ClassVar[bool] = False
 
-    def begin(self, splats: Splats, seed: int = 0) -> None:
-        """Lay out the state before the first step. A resumed run has it from the state of the splats."""
+    def initialize(self, splats: Splats, seed: int = 0) -> None:
+        """Create the state before the first step. A resumed run has it in the state of its splats."""
 
-    def terms(self, splats: Splats, render: Render, step: int, steps: int) -> dict[str, Tensor]:
-        """Weighted scalars that join the loss, by name."""
+    def loss_terms(self, splats: Splats, render: Render, step: int, steps: int) -> dict[str, Tensor]:
+        """Return the weighted scalars, by name, that are added to the loss."""
         return {}
 
     def update(self, splats: Splats, step: int, steps: int, backend: str, seed: int = 0) -> None:
-        """Learn from what the step's backward pass left, and make the s of the next step."""
+        """Learn from the gradient that the backward pass of a step left, and compute s for the next step."""
 
-    def status(self, step: int) -> dict[str, float]:
-        """Weights of its terms at a step, by name, for the record."""
+    def metrics(self, step: int) -> dict[str, float]:
+        """Return the weights of its loss terms at a step, by name, for the log."""
         return {}
 
 
 @dataclass
-class NONE(Importance):
-    """No importance."""
+class NoImportance(Importance):
+    """Learn no importance: opacities are rendered as they are."""
 
 
 @dataclass
-class Learned(Importance):
-    """The regularisation that keeps s from ending at 1 everywhere, where it would say nothing.
+class LearnedImportance(Importance):
+    """Regularize s, which would otherwise end at 1 everywhere and carry no information.
 
-    From `start` it rises over `ramp` steps to: sparsity mean(s) (or its square), binary mean(s (1 - s)), and
-    budget_weight (mean(s) - budget)^2.
+    From `start` on, over `ramp` steps, these terms join the loss: sparsity mean(s) (or its square),
+    binary mean(s (1 - s)), and budget_weight (mean(s) - budget)^2.
 
-    Source: sparsity Kim and Kwon 2025 (1e-4, from step 10,000 or 15,000 over 2,000) and, squared, Liu et al.
-    2025, "MaskGaussian" (5e-4, from the start). Differs: binary and budget are ours.
+    Source: the sparsity term is that of Kim and Kwon 2025 (1e-4, from step 10,000 or 15,000 over 2,000 steps)
+    and, squared, that of Liu et al. 2025, "MaskGaussian" (5e-4, from the start). Differs: binary and budget
+    are additions.
     """
 
-    learns: ClassVar[bool] = True
+    is_learned: ClassVar[bool] = True
 
     sparsity: float = 5e-4  # weight of the mean of s
-    squared: bool = False  # of the square of that mean instead
-    binary: float = 1e-3  # weight of the mean of s (1 - s)
-    budget: float = 0.0  # mean of s to aim at; 0: none
-    budget_weight: float = 0.1  # of (mean(s) - budget)^2
-    start: int = field(default=3000, metadata=STEPS)
-    ramp: int = field(default=2000, metadata=STEPS)
-    decay: float = 0.9  # of the moving average that scores read, per update of s
-    bake_at: int = field(default=0, metadata=STEPS)  # fold s into the opacities after so many; 0: at the end
+    squared_sparsity: bool = False  # penalize the square of that mean instead
+    binary: float = 1e-3  # weight of the mean of s (1 - s), which pushes s towards 0 or 1
+    budget: float = 0.0  # target for the mean of s; 0: none
+    budget_weight: float = 0.1  # weight of (mean(s) - budget)^2
+    start: int = field(default=3000, metadata=STEPS)  # step at which these terms set in
+    ramp: int = field(default=2000, metadata=STEPS)  # steps over which they reach their full weights
+    ema_decay: float = 0.9  # of the moving average that scores read, per update of s
+    bake_at: int = field(
+        default=0, metadata=STEPS
+    )  # steps after which s is folded into the opacities; 0: at the end
 
     def __post_init__(self) -> None:
         for name in ("sparsity", "binary", "budget_weight", "start", "ramp", "bake_at"):
             check_range(f"importance.{name}", getattr(self, name), 0)
         check_range("importance.budget", self.budget, 0, 1)
-        check_range("importance.decay", self.decay, 0, 1)
+        check_range("importance.ema_decay", self.ema_decay, 0, 1)
 
-    def begin(self, splats: Splats, seed: int = 0) -> None:
-        """Everyone starts alike; what was learned before is folded in first."""
+    def initialize(self, splats: Splats, seed: int = 0) -> None:
+        """Give every row the same s, after folding an s that was learned before into the opacities."""
         bake(splats)
-        self._lay(splats, seed)
-        splats.carried[AVERAGE] = self._expected(splats).detach().clone()
+        self._create(splats, seed)
+        splats.carried[AVERAGE] = self._expectation(splats).detach().clone()
 
-    def terms(self, splats: Splats, render: Render, step: int, steps: int) -> dict[str, Tensor]:
-        """The regularisation, while it is active; its gradient reaches s alone."""
+    def loss_terms(self, splats: Splats, render: Render, step: int, steps: int) -> dict[str, Tensor]:
+        """Return the regularization terms that are active; their gradients reach s alone."""
         s = splats.importance
         if s is None or step < self.start:
             return {}
-        rise, mean, terms = self._rise(step), s.sum() / max(len(s), 1), {}
+        ramp, mean, terms = self._ramp_factor(step), s.sum() / max(len(s), 1), {}
         if self.sparsity:
-            terms["importance_sparsity"] = rise * self.sparsity * (mean * mean if self.squared else mean)
+            penalty = mean * mean if self.squared_sparsity else mean
+            terms["importance_sparsity"] = ramp * self.sparsity * penalty
         if self.binary:
-            terms["importance_binary"] = rise * self.binary * (s * (1 - s)).sum() / max(len(s), 1)
+            terms["importance_binary"] = ramp * self.binary * (s * (1 - s)).sum() / max(len(s), 1)
         if self.budget and self.budget_weight:
-            terms["importance_budget"] = rise * self.budget_weight * (mean - self.budget) ** 2
+            terms["importance_budget"] = ramp * self.budget_weight * (mean - self.budget) ** 2
         return terms
 
-    def status(self, step: int) -> dict[str, float]:
-        """Weights of its terms at a step, by name, for the record."""
-        rise = self._rise(step)
+    def metrics(self, step: int) -> dict[str, float]:
+        """Return the weights of its loss terms at a step, by name, for the log."""
+        ramp = self._ramp_factor(step)
         weights = {"sparsity": self.sparsity, "binary": self.binary}
         weights |= {"budget": self.budget_weight} if self.budget else {}
-        return {f"lambda_importance_{name}": rise * weight for name, weight in weights.items()}
+        return {f"lambda_importance_{name}": ramp * weight for name, weight in weights.items()}
 
-    def _rise(self, step: int) -> float:
-        """The share of the weights that is in force."""
+    def _ramp_factor(self, step: int) -> float:
+        """Return the factor in [0,1] by which the weights are multiplied at a step."""
         if step < self.start:
             return 0.0
         return min(1.0, (step + 1 - self.start) / self.ramp) if self.ramp else 1.0
 
     @torch.no_grad()
     def update(self, splats: Splats, step: int, steps: int, backend: str, seed: int = 0) -> None:
-        """One update of what s is made of, where one is due; then s, and its moving average."""
+        """Update the parameters of s where an update is due, then s itself and its moving average."""
         if splats.importance is None:
             return
         last = step + 1 in (steps, self.bake_at)
-        if self._learn(splats, step, steps, backend, seed, last):
+        if self._update(splats, step, steps, backend, seed, last):
             splats.importance.grad = None
-            splats.carried[AVERAGE].lerp_(self._expected(splats), 1 - self.decay)
+            splats.carried[AVERAGE].lerp_(self._expectation(splats), 1 - self.ema_decay)
         if step + 1 == self.bake_at:
             bake(splats)
 
-    def _lay(self, splats: Splats, seed: int) -> None:
-        """Make `splats.importance` and what it is made of."""
+    def _create(self, splats: Splats, seed: int) -> None:
+        """Create `splats.importance` and the parameters from which it is computed."""
         raise NotImplementedError
 
-    def _learn(self, splats: Splats, step: int, steps: int, backend: str, seed: int, last: bool) -> bool:
-        """Hand the gradient of s on, and write s. Returns: whether it was the time.
+    def _update(self, splats: Splats, step: int, steps: int, backend: str, seed: int, last: bool) -> bool:
+        """Pass the gradient of s on to its parameters and compute s anew.
 
-        last: s is now what the model keeps.
+        Args:
+            last: this is the s that the model keeps.
+
+        Returns: whether an update was due.
         """
         raise NotImplementedError
 
-    def _expected(self, splats: Splats) -> Tensor:
-        """The mean [N] of s over whatever is random in it."""
+    def _expectation(self, splats: Splats) -> Tensor:
+        """Return the expected value [N] of s over everything that is random in it."""
         assert splats.importance is not None
         return splats.importance.detach()
 
 
-def average(splats: Splats) -> Tensor:
-    """The moving average of s [N], for scores; 1 where s has been folded into the opacities.
+def average_importance(splats: Splats) -> Tensor:
+    """Return the moving average [N] of s, for scores; it is 1 where s has been folded into the opacities.
 
-    Raises: ValueError where none is learned.
+    Raises: ValueError where no importance is learned.
     """
     if AVERAGE not in splats.carried:
-        raise ValueError("importance: expected logit, mlp or mask where a rule reads it, got none")
+        raise ValueError("importance: expected logit, mlp or mask, since a rule reads the score, got none")
     return splats.carried[AVERAGE]
 
 
 @torch.no_grad()
 def bake(splats: Splats) -> None:
-    """Fold s into the opacities for good: the picture stays, the rows are plain."""
+    """Fold s into the opacities for good: images stay the same, and the rows need no importance any more."""
     if splats.importance is None:
         return
-    logits = dimmed(splats.opacity_logits.detach(), splats.importance)
-    splats.apply(Overwrite("opacity_logits", logits, restart=False))
+    logits = scale_opacity(splats.opacity_logits.detach(), splats.importance)
+    splats.apply(Overwrite("opacity_logits", logits, reset_moments=False))
     splats.importance = None
     for name in {*splats.extra, *splats.shared, *splats.carried} - {AVERAGE}:
         if name.startswith("importance"):
@@ -164,7 +172,11 @@ def bake(splats: Splats) -> None:
     splats.carried[AVERAGE].fill_(1.0)
 
 
-def learn(splats: Splats, name: str, grad: Tensor, number: int, rate: float, backend: str) -> None:
-    """Adam's update of that number, from 1, of an extra or shared leaf of the splats."""
+def adam_update(splats: Splats, name: str, grad: Tensor, number: int, lr: float, backend: str) -> None:
+    """Update an extra or shared parameter of the splats by Adam, in place.
+
+    Args:
+        number: which update it is, counted from 1.
+    """
     leaf = splats.extra[name] if name in splats.extra else splats.shared[name]
-    adam(leaf, grad, splats.exp_avg[name], splats.exp_avg_sq[name], step=number, lr=rate, backend=backend)
+    adam(leaf, grad, splats.exp_avg[name], splats.exp_avg_sq[name], step=number, lr=lr, backend=backend)

@@ -1,1 +1,1 @@
-"""What others may run on their own strategies: the conformance check."""
+"""Checks that users can run on their own strategies: the conformance check."""

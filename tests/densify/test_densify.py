@@ -5,10 +5,10 @@ import torch
 from support import tiny
 
 from splatexp.config.build import option
-from splatexp.densify import Context, Fixed, Reset, Rule, Ruled
-from splatexp.densify.opacity_policy import due
+from splatexp.densify import Context, NoDensification, OpacityReset, Rule, RuleStrategy
+from splatexp.densify.opacity_policy import is_due
 from splatexp.densify.operators import clone_or_split
-from splatexp.densify.scores import evaluate
+from splatexp.densify.scores import evaluate_score
 from splatexp.densify.selectors import select
 from splatexp.gaussians.splats import PARAMS, Edit, Overwrite
 from splatexp.raster.backends import Reference
@@ -38,25 +38,43 @@ def run(control, splats, step, seed=0):
 
 def test_events_fall_where_the_paper_has_them():
     adc = strategy()
-    at = [step + 1 for step in range(30_000) if due(step, adc.every, adc.start, adc.stop)]
+    at = [step + 1 for step in range(30_000) if is_due(step, adc.every, adc.start, adc.stop)]
     assert at == list(range(600, 15_000, 100))
-    assert [step + 1 for step in range(30_000) if adc.reset.due(step)] == [3000, 6000, 9000, 12_000]
-    assert [n for n in at if adc.large.fires(n - 1)] == list(range(3100, 15_000, 100))
+    assert [step + 1 for step in range(30_000) if adc.opacity_reset.is_due(step)] == [
+        3000,
+        6000,
+        9000,
+        12_000,
+    ]
+    assert [n for n in at if adc.prune_large.is_due(n - 1)] == list(range(3100, 15_000, 100))
 
 
 def test_defaults_are_those_of_3dgs():
     adc = strategy()
-    assert adc.grow.threshold == 2e-4 and (clone_or_split.own["dense"], clone_or_split.own["shrink"]) == (
+    assert adc.grow.threshold == 2e-4 and (
+        clone_or_split.defaults["size_threshold"],
+        clone_or_split.defaults["shrink"],
+    ) == (
         0.01,
         1.6,
     )
-    assert (adc.faint.threshold, adc.large.threshold, adc.reset.value, adc.reset.every) == (
+    assert (
+        adc.prune_low_opacity.threshold,
+        adc.prune_large.threshold,
+        adc.opacity_reset.value,
+        adc.opacity_reset.every,
+    ) == (
         0.005,
         0.1,
         0.01,
         3000,
     )
-    assert (adc.max_gaussians, adc.clone_max, adc.densify_add, adc.faint.pause) == (0, 0, 0, 0)
+    assert (adc.max_gaussians, adc.max_births, adc.min_births, adc.prune_low_opacity.reset_cooldown) == (
+        0,
+        0,
+        0,
+        0,
+    )
 
 
 def test_statistics_are_means_over_the_views_that_saw_a_row():
@@ -70,7 +88,9 @@ def test_statistics_are_means_over_the_views_that_saw_a_row():
         grad = render.means2d.grad[0] * torch.tensor([10.0, 8.0])  # W/2, H/2
         total += grad.norm(dim=1)
         seen += (render.radii[0] > 0).any(1)
-    torch.testing.assert_close(evaluate("grad2d", splats, 3, torch.Generator()), total / seen.clamp_min(1))
+    torch.testing.assert_close(
+        evaluate_score("grad2d", splats, 3, torch.Generator()), total / seen.clamp_min(1)
+    )
     assert set(splats.stats) == {"grad2d.sum", "views"}
 
 
@@ -78,7 +98,9 @@ def test_statistics_stop_with_the_last_event():
     adc = strategy()
     assert adc.statistics(14_997) == {"grad2d.sum", "views"}
     assert not adc.statistics(14_999) and not strategy(every=0).statistics(0)
-    assert strategy(grow=Rule(score="absgrad")).channels(0) == {"absgrad"} and not adc.channels(0)
+    assert strategy(grow=Rule(score="absgrad")).render_requests(0) == {"absgrad"} and not adc.render_requests(
+        0
+    )
 
 
 def test_small_rows_are_cloned_and_large_ones_split():
@@ -87,7 +109,7 @@ def test_small_rows_are_cloned_and_large_ones_split():
         splats.log_scales[0] = torch.tensor([0.01, 0.001, 0.001]).log()  # extent 2: 0.01 of it is 0.02
         splats.log_scales[1] = torch.tensor([0.03, 0.02, 0.01]).log()
     before = {name: splats.params[name].detach().clone() for name in PARAMS}
-    run(strategy(faint=Rule("prune", "opacity", "below", 0.0)), splats, 599)
+    run(strategy(prune_low_opacity=Rule("prune", "opacity", "below", 0.0)), splats, 599)
     assert splats.uid.tolist() == [0, 2, 3, 4, 5]  # 0 stays beside its clone 3; 1 gave way to 4 and 5
     assert all(torch.equal(splats.params[name][2], before[name][0]) for name in PARAMS)
     children = splats.scales[3:].detach()
@@ -99,14 +121,14 @@ def test_small_rows_are_cloned_and_large_ones_split():
 
 
 def test_children_of_a_split_follow_their_parent():
-    from splatexp.densify.operators import Shape, split
+    from splatexp.densify.operators import OperatorSettings, split
 
     splats = tiny.splats(2)
     with torch.no_grad():
         splats.quats[0] = torch.tensor([0.9, 0.1, -0.3, 0.5])
         splats.log_scales[0] = torch.tensor([0.3, 0.1, 0.02]).log()
     rows = torch.zeros(20_000, dtype=torch.int64)
-    edit = split(splats, rows, Shape(0.01, 1.6), 0, torch.Generator().manual_seed(0))
+    edit = split(splats, rows, OperatorSettings(0.01, 1.6), 0, torch.Generator().manual_seed(0))
     cloud = (edit.values["means"] - splats.means[0]).detach()
     w, x, y, z = torch.nn.functional.normalize(splats.quats[0].detach(), dim=0)
     R = torch.tensor(
@@ -147,21 +169,21 @@ def test_reset_clamps_and_forgets():
     assert isinstance(edits[-1], Overwrite)
     assert splats.opacities.tolist() == pytest.approx([0.0066929, 0.01, 0.01], rel=1e-4)
     assert not splats.exp_avg["opacity_logits"].any() and splats.exp_avg["means"].all()
-    assert not run(strategy(reset=Reset(every=0)), tiny.splats(3), 2999)
+    assert not run(strategy(opacity_reset=OpacityReset(every=0)), tiny.splats(3), 2999)
 
 
 def test_pause_keeps_a_rule_off_after_a_reset():
     reset = strategy().reset
-    assert reset.within(3099, 300) and reset.within(3299, 300) and not reset.within(3399, 300)
-    assert not reset.within(2999, 300), "the reset comes after the rules"
-    assert not reset.within(599, 700) and not reset.within(15_099, 300)
+    assert reset.in_cooldown(3099, 300) and reset.in_cooldown(3299, 300) and not reset.in_cooldown(3399, 300)
+    assert not reset.in_cooldown(2999, 300), "the reset comes after the rules"
+    assert not reset.in_cooldown(599, 700) and not reset.in_cooldown(15_099, 300)
     splats = tiny.splats(2, init_opacity=0.002, init_scale=0.01)
-    patient = strategy(faint=Rule("prune", "opacity", "below", 0.005, pause=300))
+    patient = strategy(prune_low_opacity=Rule("prune", "opacity", "below", 0.005, reset_cooldown=300))
     assert not run(patient, splats, 3099)
     assert run(patient, splats, 3399)
 
 
-@pytest.mark.parametrize("control", [strategy(max_gaussians=50), Fixed(max_gaussians=50)])
+@pytest.mark.parametrize("control", [strategy(max_gaussians=50), NoDensification(max_gaussians=50)])
 def test_cap_holds_after_every_step(control):
     splats = tiny.splats(60)
     with torch.no_grad():
@@ -176,7 +198,7 @@ def test_cap_holds_after_every_step(control):
 
 def test_budgets_take_the_best_scored():
     splats = scored([0.3, 0.1, 0.5, 0.2, 0.4])
-    run(strategy(clone_max=2, faint=Rule("prune", "opacity", "below", 0.0)), splats, 599)
+    run(strategy(max_births=2, prune_low_opacity=Rule("prune", "opacity", "below", 0.0)), splats, 599)
     assert len(splats) == 7
     assert {0, 1, 3} <= set(splats.uid.tolist()) and not {2, 4} & set(splats.uid.tolist())
     splats = scored([0.3, 0.1, 0.5, 0.2, 0.4])
@@ -187,21 +209,21 @@ def test_budgets_take_the_best_scored():
 def test_densify_add_takes_some_from_below_the_threshold():
     values = [1e-5, 3e-5, 0.0, 2e-5, 5e-4]
     splats = scored(values)
-    run(strategy(densify_add=3), splats, 599)
+    run(strategy(min_births=3), splats, 599)
     assert len(splats) == 8 and not {4, 1, 3} & set(splats.uid.tolist())
     splats = scored(values)
-    run(strategy(densify_add=5), splats, 599)
+    run(strategy(min_births=5), splats, 599)
     assert len(splats) == 9, "a row that scores 0 is no candidate"
     splats = scored(values)
-    run(strategy(densify_add=3, max_gaussians=6), splats, 599)
+    run(strategy(min_births=3, max_gaussians=6), splats, 599)
     assert len(splats) == 6
 
 
 def test_ties_go_to_the_older_row():
     scores, uid = torch.tensor([1.0, 2.0, 1.0, 1.0]), torch.tensor([9, 8, 3, 5])
     allowed = torch.ones(4, dtype=torch.bool)
-    assert select("above", scores, 0.5, allowed, uid, most=3).tolist() == [1, 2, 3]
-    assert select("below", scores, 5.0, allowed, uid, most=2).tolist() == [2, 3]
+    assert select("above", scores, 0.5, allowed, uid, max_rows=3).tolist() == [1, 2, 3]
+    assert select("below", scores, 5.0, allowed, uid, max_rows=2).tolist() == [2, 3]
     scores[2] = float("nan")
     assert select("above", scores, 0.5, allowed, uid).tolist() == [0, 1, 3]
 
@@ -224,9 +246,9 @@ def test_plan_follows_from_seed_and_step():
 
 def test_a_strategy_of_ones_own_is_its_fields():
     @dataclass
-    class Mine(Ruled):
+    class Mine(RuleStrategy):
         tidy: Rule = field(default_factory=lambda: Rule("prune", "age", "above", 500))
-        grow: Rule = field(default_factory=lambda: Rule("clone", "opacity", "above", 0.5, most=1))
+        grow: Rule = field(default_factory=lambda: Rule("clone", "opacity", "above", 0.5, max_rows=1))
 
     splats = tiny.splats(3)
     splats.born.copy_(torch.tensor([0, 500, 500]))
@@ -243,8 +265,8 @@ def test_a_strategy_of_ones_own_is_its_fields():
         (lambda: Rule(gate=["age is 3"]), "age > 300"),
         (lambda: Rule(gate=["aeg > 3"]), "did you mean 'age'"),
         (lambda: strategy(max_gaussians=-1), "max_gaussians"),
-        (lambda: strategy(clone_max=5, densify_add=6), "densify_add"),
-        (lambda: Reset(value=0.0), "reset.value"),
+        (lambda: strategy(max_births=5, min_births=6), "min_births"),
+        (lambda: OpacityReset(value=0.0), "reset.value"),
     ],
 )
 def test_settings_are_held(make, line):

@@ -4,10 +4,10 @@ import pytest
 import torch
 from support import tiny
 
-from splatexp.densify.merge import difference, pairs_of
-from splatexp.densify.opacity_split import OPACITIES, relocation
-from splatexp.densify.operators import OPERATORS, Shape
-from splatexp.gaussians.geometry import rotations
+from splatexp.densify.merge import find_pairs, shape_difference
+from splatexp.densify.opacity_split import OPACITY_RULES, relocation
+from splatexp.densify.operators import OPERATORS, OperatorSettings
+from splatexp.gaussians.geometry import quats_to_rotations
 from splatexp.gaussians.splats import PARAMS, Splats
 
 MULTIPLY = ("clone", "split", "clone_or_split", "jitter")  # a row that comes k times becomes k + 1
@@ -30,7 +30,7 @@ def filled(count: int = 40, isotropic: bool = False, spread: float = 0.3) -> Spl
 
 def plan(name, splats, rows, seed=0, step=5, **shape):
     return OPERATORS[name].plan(
-        splats, torch.as_tensor(rows), Shape(**shape), step, torch.Generator().manual_seed(seed)
+        splats, torch.as_tensor(rows), OperatorSettings(**shape), step, torch.Generator().manual_seed(seed)
     )
 
 
@@ -43,7 +43,7 @@ def born(name, splats, rows, **shape):
 
 
 def covariances(quats, log_scales):
-    half = rotations(quats) * log_scales.exp().expand(-1, 3)[:, None, :]
+    half = quats_to_rotations(quats) * log_scales.exp().expand(-1, 3)[:, None, :]
     return half @ half.mT
 
 
@@ -63,7 +63,7 @@ def moments(params):
 def test_survivors_keep_their_bits(name, isotropic):
     splats = filled(isotropic=isotropic)
     before = {key: tensor.clone() for key, tensor in splats.state_dict().items()}
-    edit = plan(name, splats, range(5, 25), distance=0.2, similarity=3.0)
+    edit = plan(name, splats, range(5, 25), max_distance=0.2, max_log_ratio=3.0)
     splats.apply(edit)
     after, old = splats.state_dict(), edit.parents[~edit.fresh]
     for key in after:
@@ -84,7 +84,7 @@ def test_survivors_keep_their_bits(name, isotropic):
 
 @pytest.mark.parametrize("name", OPERATORS)
 def test_an_edit_follows_from_its_seed(name):
-    shape = {"distance": 0.2, "similarity": 3.0}
+    shape = {"max_distance": 0.2, "max_log_ratio": 3.0}
     one, two = (plan(name, filled(), [3, 8, 1, 30, 7, 2, 21, 22], seed=4, **shape) for _ in range(2))
     assert torch.equal(one.parents, two.parents) and torch.equal(one.fresh, two.fresh)
     assert all(torch.equal(one.values[key], two.values[key]) for key in two.values)
@@ -111,7 +111,7 @@ def test_all_rows_may_be_selected(name, isotropic, count):
     assert all(tensor.isfinite().all() for tensor in splats.params.values())
 
 
-@pytest.mark.parametrize("rule", OPACITIES)
+@pytest.mark.parametrize("rule", OPACITY_RULES)
 @pytest.mark.parametrize("isotropic", [False, True])
 @pytest.mark.parametrize("name", [*DIVIDE, "relocate", "merge"])
 def test_extremes_stay_finite(name, isotropic, rule):
@@ -123,13 +123,13 @@ def test_extremes_stay_finite(name, isotropic, rule):
         splats.log_scales[:20:3] = math.log(1e-12)
         splats.means[:4] = splats.means[:1]
     rows = range(15, 40) if name == "relocate" else range(20)
-    shape = {"distance": 1.0, "similarity": 60.0} if name == "merge" else {}
+    shape = {"max_distance": 1.0, "max_log_ratio": 60.0} if name == "merge" else {}
     splats.apply(plan(name, splats, rows, opacity=rule, **shape))
     assert all(tensor.isfinite().all() for tensor in splats.params.values())
     assert splats.scales.isfinite().all() and (splats.scales >= 0).all()
 
 
-@pytest.mark.parametrize("rule", OPACITIES)
+@pytest.mark.parametrize("rule", OPACITY_RULES)
 @pytest.mark.parametrize("name", MULTIPLY)
 def test_a_row_that_comes_k_times_becomes_k_more(name, rule):
     splats = filled()
@@ -226,7 +226,7 @@ def test_long_axis_numbers():
         splats.log_scales[0] = torch.tensor([0.1, 0.4, 0.2]).log()
         splats.opacity_logits[0] = 0.0
     edit, children = born("long_axis", splats, [0])
-    turn = rotations(splats.quats.detach())[0]
+    turn = quats_to_rotations(splats.quats.detach())[0]
     steps = (children["means"].float() - splats.means.detach()[0]) @ turn
     expected = torch.tensor([[0.0, 1.35 * 0.4, 0.0], [0.0, -1.35 * 0.4, 0.0]])
     torch.testing.assert_close(steps, expected, atol=1e-6, rtol=0)
@@ -240,7 +240,7 @@ def test_long_axis_numbers():
 def test_octree_fills_the_box():
     splats = filled()
     edit, children = born("octree", splats, [7])
-    turn, scales = rotations(splats.quats.detach())[7], splats.scales.detach()[7]
+    turn, scales = quats_to_rotations(splats.quats.detach())[7], splats.scales.detach()[7]
     corners = (children["means"].float() - splats.means.detach()[7]) @ turn / scales
     torch.testing.assert_close(corners.abs(), torch.full((8, 3), 0.5), atol=1e-5, rtol=0)
     assert len({tuple(corner) for corner in corners.sign().tolist()}) == 8
@@ -256,7 +256,7 @@ def test_steep_children_part_on_the_shortest_axis():
         edit, children = born("steep", splats, range(40), offset=offset)
         steps = children["means"].float() - splats.means.detach().repeat_interleave(2, 0)
         torch.testing.assert_close(steps[::2], -steps[1::2], atol=1e-6, rtol=0)
-        turns, scales = rotations(splats.quats.detach()), splats.scales.detach()
+        turns, scales = quats_to_rotations(splats.quats.detach()), splats.scales.detach()
         local = torch.einsum("nij,ni->nj", turns, steps[::2])[20:] / scales.amin(1)[20:, None]
         shortest = torch.nn.functional.one_hot(scales.argmin(1), 3)[20:].bool()
         assert local[~shortest].abs().max() < 1e-4 and local[shortest].min() > 0
@@ -274,7 +274,9 @@ def test_jitter_halves_and_moves_a_little():
     edit, children = born("jitter", splats, [3] * 5000)
     assert len(children["means"]) == 5001
     torch.testing.assert_close(children["log_scales"].exp().float()[:1], splats.scales.detach()[3:4] / 2)
-    steps = (children["means"].float() - splats.means.detach()[3]) @ rotations(splats.quats.detach())[3]
+    steps = (children["means"].float() - splats.means.detach()[3]) @ quats_to_rotations(
+        splats.quats.detach()
+    )[3]
     # 5001 draws: the error of a standard deviation is 1 %
     torch.testing.assert_close(steps.std(0), 0.1 * splats.scales.detach()[3], rtol=0.05, atol=0)
     assert torch.equal(children["sh0"][0].float(), splats.sh0.detach()[3])
@@ -301,9 +303,9 @@ def near(count: int = 60, isotropic: bool = False) -> Splats:
 
 def test_merge_keeps_mass_mean_and_covariance():
     splats = near()
-    edit, joined = born("merge", splats, range(60), distance=1.0, similarity=9.0)
+    edit, joined = born("merge", splats, range(60), max_distance=1.0, max_log_ratio=9.0)
     assert len(joined["means"]) >= 20
-    pairs = pairs_of(splats, torch.arange(60), 1.0 * splats.extent, 9.0)
+    pairs = find_pairs(splats, torch.arange(60), 1.0 * splats.extent, 9.0)
     gone = set(range(60)) - set(edit.parents[~edit.fresh].tolist())
     assert set(pairs.flatten().tolist()) == gone
     for index, pair in enumerate(pairs):
@@ -317,13 +319,15 @@ def test_merge_keeps_mass_mean_and_covariance():
         color = (weights[:, None] * splats.sh0[pair, 0]).sum(0) / weights.sum()
         torch.testing.assert_close(joined["sh0"][index, 0].float(), color.detach())
         assert edit.parents[edit.fresh][index] == pair[weights.argmax()]
-    torch.testing.assert_close(torch.linalg.det(rotations(joined["quats"])), torch.ones(len(pairs)).double())
+    torch.testing.assert_close(
+        torch.linalg.det(quats_to_rotations(joined["quats"])), torch.ones(len(pairs)).double()
+    )
 
 
 def test_merge_of_isotropic_rows_keeps_the_mean_variance():
     splats = near(isotropic=True)
-    edit, joined = born("merge", splats, range(60), distance=1.0, similarity=9.0)
-    pairs = pairs_of(splats, torch.arange(60), 1.0 * splats.extent, 9.0)
+    edit, joined = born("merge", splats, range(60), max_distance=1.0, max_log_ratio=9.0)
+    pairs = find_pairs(splats, torch.arange(60), 1.0 * splats.extent, 9.0)
     for index, pair in enumerate(pairs):
         two = moments({key: tensor.detach()[pair] for key, tensor in splats.params.items()})
         one = moments({key: tensor[index : index + 1] for key, tensor in joined.items()})
@@ -361,14 +365,14 @@ def test_nearest_pairs_come_first_and_ties_go_by_uid():
         splats.means.zero_()
         splats.means[:, 0] = torch.tensor([0.0, 1.0, 2.0, 3.0, 10.0, 10.5])
     everyone = torch.arange(6)
-    assert pairs_of(splats, everyone, 1.0, 1.0).tolist() == [[4, 5], [0, 1], [2, 3]]
-    assert pairs_of(splats, everyone, 1.0, 1.0, most=2).tolist() == [[4, 5], [0, 1]]
-    assert pairs_of(splats, everyone, 0.99, 1.0).tolist() == [[4, 5]]
-    assert pairs_of(splats, everyone[1:4], 1.0, 1.0).tolist() == [[1, 2]]
+    assert find_pairs(splats, everyone, 1.0, 1.0).tolist() == [[4, 5], [0, 1], [2, 3]]
+    assert find_pairs(splats, everyone, 1.0, 1.0, max_pairs=2).tolist() == [[4, 5], [0, 1]]
+    assert find_pairs(splats, everyone, 0.99, 1.0).tolist() == [[4, 5]]
+    assert find_pairs(splats, everyone[1:4], 1.0, 1.0).tolist() == [[1, 2]]
     splats.uid.copy_(torch.tensor([9, 8, 7, 6, 5, 4]))
-    assert pairs_of(splats, everyone, 1.0, 1.0).tolist() == [[5, 4], [3, 2], [1, 0]]
+    assert find_pairs(splats, everyone, 1.0, 1.0).tolist() == [[5, 4], [3, 2], [1, 0]]
     splats.means.detach().zero_()
-    assert len(pairs_of(splats, everyone, 1e-9, 1.0)) == 3, "coincident rows are pairs too"
+    assert len(find_pairs(splats, everyone, 1e-9, 1.0)) == 3, "coincident rows are pairs too"
 
 
 def test_alike_means_size_shape_and_orientation():
@@ -382,44 +386,57 @@ def test_alike_means_size_shape_and_orientation():
     pairs = torch.tensor([[0, 4], [0, 1], [1, 0], [0, 2], [0, 3]])
     # row 3 has other scales on other axes, which come to the same shape
     expected = [0.0, 0.25, 0.25, 2.0, 0.0]
-    assert difference(splats, pairs).tolist() == pytest.approx(expected, abs=1e-6)
+    assert shape_difference(splats, pairs).tolist() == pytest.approx(expected, abs=1e-6)
 
 
 def test_knobs_are_those_that_are_read():
     """Every knob that an operator lists changes its edit."""
-    other = {"dense": 9.0, "shrink": 1.3, "dim": 0.3, "offset": 0.2, "distance": 0.01, "similarity": 0.5}
+    other = {
+        "size_threshold": 9.0,
+        "shrink": 1.3,
+        "opacity_factor": 0.3,
+        "offset": 0.2,
+        "max_distance": 0.01,
+        "max_log_ratio": 0.5,
+    }
     for name, operator in OPERATORS.items():
         splats = near() if name == "merge" else filled()
         with torch.no_grad():
             splats.log_scales[::2] -= 2
-        base = {"distance": 1.0, "similarity": 9.0} if name == "merge" else {}
+        base = {"max_distance": 1.0, "max_log_ratio": 9.0} if name == "merge" else {}
         rows, rule = (range(20), "revised") if name == "relocate" else (range(40), "mcmc")
-        for knob in operator.knobs:
+        for knob in operator.setting_names:
             settings = dict(base)
-            if knob == "dim":
+            if knob == "opacity_factor":
                 settings["opacity"] = "scaled"
             before = plan(name, splats, rows, **settings)
-            value = {"opacity": rule, "most": 1}.get(knob) or other[knob]
+            value = {"opacity": rule, "max_pairs": 1}.get(knob) or other[knob]
             after = plan(name, splats, rows, **{**settings, knob: value})
             same = torch.equal(before.parents, after.parents) and all(
                 torch.equal(before.values[key], after.values[key]) for key in before.values
             )
             assert not same, f"{name}: {knob}"
-            operator.check(Shape(**{**settings, knob: value}))
+            operator.check(OperatorSettings(**{**settings, knob: value}))
 
 
 @pytest.mark.parametrize(
     ("make", "line"),
     [
-        (lambda: Shape(opacity="revise"), "did you mean 'revised'"),
-        (lambda: Shape(dim=1.5), "rule.dim"),
-        (lambda: Shape(shrink=-1.0), "rule.shrink"),
+        (lambda: OperatorSettings(opacity="revise"), "did you mean 'revised'"),
+        (lambda: OperatorSettings(opacity_factor=1.5), "rule.opacity_factor"),
+        (lambda: OperatorSettings(shrink=-1.0), "rule.shrink"),
         (
-            lambda: OPERATORS["prune"].check(Shape(shrink=1.6)),
+            lambda: OPERATORS["prune"].check(OperatorSettings(shrink=1.6)),
             "rule.shrink: expected none with operate=prune",
         ),
-        (lambda: OPERATORS["clone"].check(Shape(dim=0.5)), "rule.dim: expected none with opacity=copy"),
-        (lambda: OPERATORS["long_axis"].check(Shape(opacity="mcmc", dim=0.5)), "rule.dim"),
+        (
+            lambda: OPERATORS["clone"].check(OperatorSettings(opacity_factor=0.5)),
+            "rule.opacity_factor: expected none with opacity=copy",
+        ),
+        (
+            lambda: OPERATORS["long_axis"].check(OperatorSettings(opacity="mcmc", opacity_factor=0.5)),
+            "rule.opacity_factor",
+        ),
     ],
 )
 def test_shapes_are_held(make, line):

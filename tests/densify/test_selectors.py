@@ -25,10 +25,10 @@ def pick(how, threshold, scores=SCORES, **more):
         ("quantile", 0.75, [1]),  # of 1 2 3 4: who scores nothing does not count
         ("quantile", 0.0, [1, 2, 3, 4]),
         ("below_quantile", 0.5, [0, 2, 4]),
-        ("mass", 0.4, [1]),
-        ("mass", 0.41, [1, 3]),
-        ("mass", 1.0, [1, 2, 3, 4]),
-        ("beyond_mass", 0.9, [0, 2]),
+        ("top_mass", 0.4, [1]),
+        ("top_mass", 0.41, [1, 3]),
+        ("top_mass", 1.0, [1, 2, 3, 4]),
+        ("outside_top_mass", 0.9, [0, 2]),
     ],
 )
 def test_what_is_selected(how, threshold, rows):
@@ -48,12 +48,14 @@ def test_no_rows_no_choice_and_one_row(how):
 @pytest.mark.parametrize("how", SELECTORS)
 def test_a_budget_holds_and_takes_the_best(how):
     scores, uid = torch.rand(500, generator=torch.Generator().manual_seed(1)) + 0.1, torch.arange(500)
-    threshold = 1.0 if SELECTORS[how].share else 0.5
-    threshold = {"quantile": 0.2, "below_quantile": 0.8, "beyond_mass": 0.5}.get(how, threshold)
-    rows = select(how, scores, threshold, scores > 0, uid, most=40, random=torch.Generator().manual_seed(0))
+    threshold = 1.0 if SELECTORS[how].fraction else 0.5
+    threshold = {"quantile": 0.2, "below_quantile": 0.8, "outside_top_mass": 0.5}.get(how, threshold)
+    rows = select(
+        how, scores, threshold, scores > 0, uid, max_rows=40, random=torch.Generator().manual_seed(0)
+    )
     assert len(rows) == 40 and (rows.diff() >= 0).all()
-    if not SELECTORS[how].draw:
-        best = scores.argsort(descending=not SELECTORS[how].low)[:40]
+    if not SELECTORS[how].probability:
+        best = scores.argsort(descending=not SELECTORS[how].lowest)[:40]
         assert set(rows.tolist()) == set(best.tolist())
 
 
@@ -63,11 +65,11 @@ def test_draws_follow_the_score_and_the_generator_alone():
     counts = torch.zeros(4)
     for seed in range(2000):
         random = torch.Generator().manual_seed(seed)
-        counts[select("multinomial", scores, 0, allowed, uid, least=1, random=random)] += 1
+        counts[select("sample", scores, 0, allowed, uid, min_rows=1, random=random)] += 1
     # 2,000 draws of chances 1/8, 2/8, 0, 5/8: a standard error of 0.011
     torch.testing.assert_close(counts / 2000, torch.tensor([0.125, 0.25, 0, 0.625]), atol=0.04, rtol=0)
     again = torch.Generator().manual_seed(7)
-    rows = select("multinomial_repl", scores, 0, allowed, uid, least=8000, random=again)
+    rows = select("sample_with_replacement", scores, 0, allowed, uid, min_rows=8000, random=again)
     shares = rows.bincount(minlength=4) / 8000
     torch.testing.assert_close(shares, torch.tensor([0.125, 0.25, 0, 0.625]), atol=0.02, rtol=0)
 
@@ -76,7 +78,7 @@ def test_a_draw_does_not_depend_on_the_order_of_rows():
     scores, uid = torch.rand(50), torch.arange(50)
     order = torch.randperm(50)
     allowed = torch.ones(50, dtype=torch.bool)
-    for how in ("multinomial", "multinomial_inverse", "multinomial_repl"):
+    for how in ("sample", "sample_inverse", "sample_with_replacement"):
         first = select(how, scores, 0.3, allowed, uid, random=torch.Generator().manual_seed(3))
         second = select(how, scores[order], 0.3, allowed, uid[order], random=torch.Generator().manual_seed(3))
         assert sorted(uid[first].tolist()) == sorted(uid[order][second].tolist())
@@ -84,9 +86,7 @@ def test_a_draw_does_not_depend_on_the_order_of_rows():
 
 def test_inverse_draws_take_the_low():
     scores, uid = torch.tensor([1e-3] * 50 + [10.0] * 50), torch.arange(100)
-    rows = select(
-        "multinomial_inverse", scores, 0.5, scores > 0, uid, random=torch.Generator().manual_seed(0)
-    )
+    rows = select("sample_inverse", scores, 0.5, scores > 0, uid, random=torch.Generator().manual_seed(0))
     assert len(rows) == 50 and (rows < 50).sum() >= 48
 
 

@@ -2,10 +2,16 @@ import pytest
 import torch
 from support import tiny
 
-from splatexp.densify import Context, Rule, Ruled, Survey
-from splatexp.densify.scores import REDUCTIONS, evaluate, needs, parse, vocabulary
-from splatexp.densify.statistics import ACCUMULATORS, CHANNELS, along_training, check_statistic, surveyed
-from splatexp.densify.survey import edges
+from splatexp.densify import Context, Rule, RuleStrategy, Survey
+from splatexp.densify.scores import REDUCTIONS, evaluate_score, parse_score, required_statistics, score_names
+from splatexp.densify.statistics import (
+    ACCUMULATORS,
+    CHANNELS,
+    check_statistic,
+    survey_statistics,
+    training_statistics,
+)
+from splatexp.densify.survey import edge_map
 from splatexp.gaussians.geometry import footprint
 from splatexp.losses.photometric import error_map
 from splatexp.raster.backends import Reference
@@ -47,7 +53,11 @@ def test_error_is_weight_times_error_over_all_views(kind):
 
 
 def test_reductions_over_the_views_that_saw_a_row():
-    splats = looked(needs("weight_var") | needs("weight_mean") | needs("weight_max"))
+    splats = looked(
+        required_statistics("weight_var")
+        | required_statistics("weight_mean")
+        | required_statistics("weight_max")
+    )
     values, seen = [], []
     for index in range(5):
         _, part = shares(splats, index, ["weight_sum", "pixels"])
@@ -55,11 +65,13 @@ def test_reductions_over_the_views_that_saw_a_row():
         seen.append(part.pixels[0] > 0)
     values, seen = torch.stack(values), torch.stack(seen)
     count = seen.sum(0).clamp_min(1)
-    torch.testing.assert_close(evaluate("weight", splats, 0, RANDOM), values.sum(0) / count)
-    torch.testing.assert_close(evaluate("weight_max", splats, 0, RANDOM), values.amax(0))
+    torch.testing.assert_close(evaluate_score("weight", splats, 0, RANDOM), values.sum(0) / count)
+    torch.testing.assert_close(evaluate_score("weight_max", splats, 0, RANDOM), values.amax(0))
     mean = values.sum(0) / count
     variance = ((values - mean).square() * seen).sum(0) / count
-    torch.testing.assert_close(evaluate("weight_var", splats, 0, RANDOM), variance, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(
+        evaluate_score("weight_var", splats, 0, RANDOM), variance, atol=1e-3, rtol=1e-3
+    )
     assert splats.row_stat("surveyed").max() == 5
 
 
@@ -120,29 +132,29 @@ def test_exact_and_fast_footprints_differ():
 
 
 def test_every_channel_has_numbers_and_every_word_a_value():
-    splats, strategy, camera = tiny.splats(), Ruled(), tiny.cameras()[0]
+    splats, strategy, camera = tiny.splats(), RuleStrategy(), tiny.cameras()[0]
     names = {f"{base}.{how}" for base in CHANNELS for how in ACCUMULATORS} | {"views", "surveyed"}
     names |= {f"{base}.ema" for base, channel in CHANNELS.items() if channel.survey}
     for name in names:
         check_statistic(name)
     render = Reference()(splats, camera, sh_degree=0, absgrad=True)
     (render.image - 0.5).square().mean().backward()
-    rule = Rule(score="*".join(word for word in vocabulary() if word != "importance" and "_ema" not in word))
-    strategy = type("All", (Ruled,), {"rules": property(lambda self: {"all": rule})})()
+    rule = Rule(score="*".join(word for word in score_names() if word != "importance" and "_ema" not in word))
+    strategy = type("All", (RuleStrategy,), {"rules": property(lambda self: {"all": rule})})()
     strategy.observe(0, splats, render, camera)
-    looked(surveyed(names), splats)
-    for name in along_training(names) | surveyed(names):
+    looked(survey_statistics(names), splats)
+    for name in training_statistics(names) | survey_statistics(names):
         row = splats.row_stat(name)
         assert row.isfinite().all(), name
         if name.startswith(("opacity_pull", "removal_loss")) or name.endswith((".ema", "near.max")):
             continue
         assert row.any(), f"{name} is 0 for everyone"
-    for word in vocabulary():
+    for word in score_names():
         if word == "importance":
             with pytest.raises(ValueError, match="importance"):
-                evaluate(word, splats, 0, RANDOM)
+                evaluate_score(word, splats, 0, RANDOM)
             continue
-        value = evaluate(word, splats, 0, RANDOM)
+        value = evaluate_score(word, splats, 0, RANDOM)
         assert value.shape == (60,) and value.isfinite().all(), word
 
 
@@ -151,21 +163,21 @@ def test_products_and_quotients():
     splats.row_stat("weight.sum").copy_(torch.tensor([2.0, 4.0, 0.0]))
     splats.row_stat("error.max").copy_(torch.tensor([1.0, 3.0, 5.0]))
     splats.row_stat("surveyed").fill_(2)
-    assert evaluate("error_max*weight", splats, 0, RANDOM).tolist() == [1.0, 6.0, 0.0]
-    assert evaluate("error_max / weight_sum", splats, 0, RANDOM).tolist() == [0.5, 0.75, 0.0]
-    assert needs("error_max / weight_sum") == {"error.max", "weight.sum", "surveyed"}
+    assert evaluate_score("error_max*weight", splats, 0, RANDOM).tolist() == [1.0, 6.0, 0.0]
+    assert evaluate_score("error_max / weight_sum", splats, 0, RANDOM).tolist() == [0.5, 0.75, 0.0]
+    assert required_statistics("error_max / weight_sum") == {"error.max", "weight.sum", "surveyed"}
     assert set(REDUCTIONS) == {"mean", "max", "sum", "var", "ema"}
 
 
 @pytest.mark.parametrize(("text", "line"), [("eror", "did you mean"), ("error *", "score"), ("a b", "score")])
 def test_what_is_no_score_is_refused(text, line):
     with pytest.raises(ValueError, match=line):
-        parse(text)
+        parse_score(text)
 
 
 def test_random_scores_follow_the_generator():
     splats = tiny.splats(5)
-    one, two = (evaluate("random", splats, 0, torch.Generator().manual_seed(s)) for s in (1, 1))
+    one, two = (evaluate_score("random", splats, 0, torch.Generator().manual_seed(s)) for s in (1, 1))
     assert torch.equal(one, two) and len(one.unique()) == 5
 
 
@@ -187,19 +199,21 @@ def test_what_is_masked_out_is_no_error():
 
 
 def test_a_score_asks_for_all_that_it_reads():
-    assert needs("taming") == {"taming.sum", "grad2d.sum", "views"}
-    assert needs("taming_max") >= {"taming.max", "grad2d.sum", "views"}
+    assert required_statistics("taming") == {"taming.sum", "grad2d.sum", "views"}
+    assert required_statistics("taming_max") >= {"taming.max", "grad2d.sum", "views"}
 
 
 def test_edges_of_a_step_and_of_nothing():
     image = torch.zeros(1, 6, 8, 3)
     image[:, :, 4:] = 1
-    found = edges(image)
+    found = edge_map(image)
     assert found[0, :, 3:5].eq(1).all() and not found[0, :, :3].any() and not found[0, :, 5:].any()
 
 
 def test_an_event_that_must_look_says_so_without_a_scene():
-    strategy = type("Looks", (Ruled,), {"rules": property(lambda self: {"grow": Rule(score="error")})})()
+    strategy = type(
+        "Looks", (RuleStrategy,), {"rules": property(lambda self: {"grow": Rule(score="error")})}
+    )()
     with pytest.raises(ValueError, match=r"error\.sum.*scene"):
         list(strategy.plan(599, tiny.splats()))
-    assert strategy.wants == {"weighted"} and strategy.words == {"error"}
+    assert strategy.attribution_fields == {"weighted"} and strategy.score_names == {"error"}

@@ -5,24 +5,24 @@ import torch
 from support import tiny
 
 from splatexp.gaussians.splats import PARAMS, Edit, Splats
-from splatexp.importance import MLP, NONE, Logit, Mask, average, bake
-from splatexp.importance.mlp import FEATURES, LAYERS, features
+from splatexp.importance import MLP, Logit, Mask, NoImportance, average_importance, bake
+from splatexp.importance.mlp import FEATURES, LAYERS, row_features
 from splatexp.io.ply import load_ply, save_ply
 from splatexp.losses.photometric import Loss
 from splatexp.raster.backends import Reference
 
 SCENE = tiny.scene()
 KINDS = {
-    "logit": Logit(start=4, ramp=6, rate=0.2),
-    "mlp": MLP(start=4, ramp=6, rate=0.05, every=3, sample=20),
-    "mask": Mask(start=4, ramp=6, rate=0.5, initial=2.0, sparsity=0.1),
+    "logit": Logit(start=4, ramp=6, lr=0.2),
+    "mlp": MLP(start=4, ramp=6, lr=0.05, every=3, sample_size=20),
+    "mask": Mask(start=4, ramp=6, lr=0.5, init_logit=2.0, sparsity=0.1),
 }
 EDIT = Edit(torch.tensor([*range(5, 60), 7, 7]), torch.tensor([False] * 55 + [True] * 2), step=9)
 
 
 def begun(importance, seed: int = 0, **settings) -> Splats:
     splats = tiny.splats(**settings)
-    importance.begin(splats, seed)
+    importance.initialize(splats, seed)
     return splats
 
 
@@ -36,7 +36,7 @@ def fit(
         target, mask, camera = view.target()
         render = Reference()(splats, camera, sh_degree=1)
         terms = Loss()(render.image, target, mask, backend="reference")
-        terms |= importance.terms(splats, render, step, steps)
+        terms |= importance.loss_terms(splats, render, step, steps)
         torch.stack(list(terms.values())).sum().backward()
         with torch.no_grad():
             for name in PARAMS:
@@ -62,15 +62,19 @@ def leaves(splats) -> list[torch.Tensor]:
 
 
 def test_none_stores_nothing_and_costs_nothing():
-    splats = begun(NONE())
+    splats = begun(NoImportance())
     before = {name: tensor.clone() for name, tensor in splats.state_dict().items()}
-    assert splats.importance is None and NONE().terms(splats, None, 9, 10) == {} and not NONE.learns
-    NONE().update(splats, 9, 10, "reference")
-    scales, opacities = splats.drawn()
+    assert (
+        splats.importance is None
+        and NoImportance().loss_terms(splats, None, 9, 10) == {}
+        and not NoImportance.is_learned
+    )
+    NoImportance().update(splats, 9, 10, "reference")
+    scales, opacities = splats.render_params()
     assert torch.equal(scales, splats.scales) and torch.equal(opacities, splats.opacities)
     assert set(before) == set(splats.state_dict())
     with pytest.raises(ValueError, match="importance: expected logit, mlp or mask .* got none"):
-        average(splats)
+        average_importance(splats)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -78,13 +82,13 @@ def test_importance_dims_what_is_drawn(kind):
     splats, plain = begun(KINDS[kind]), tiny.splats()
     with torch.no_grad():
         splats.importance.fill_(0.5)
-    assert torch.equal(splats.drawn()[1], 0.5 * plain.opacities)
+    assert torch.equal(splats.render_params()[1], 0.5 * plain.opacities)
     assert torch.equal(splats.opacities, plain.opacities), "the raw opacity stays"
     assert picture(splats).sum() < 0.8 * picture(plain).sum()
 
 
 def test_what_is_not_masked_is_drawn_as_it_is():
-    splats = begun(Mask(initial=0.0))
+    splats = begun(Mask(init_logit=0.0))
     on = splats.importance.detach() > 0
     assert 10 < on.sum() < 50 and torch.equal(splats.importance.detach(), on.float())
     kept = Splats({name: leaf[on] for name, leaf in splats.params.items() if name in PARAMS})
@@ -98,7 +102,7 @@ def test_gradients_of_the_regularisation_reach_importance_alone(kind):
     before = [leaf.detach().clone() for leaf in leaves(splats)]
     params = {name: getattr(splats, name).detach().clone() for name in PARAMS}
     for step in range(20, 30):
-        torch.stack(list(importance.terms(splats, None, step, 40).values())).sum().backward()
+        torch.stack(list(importance.loss_terms(splats, None, step, 40).values())).sum().backward()
         assert all(getattr(splats, name).grad is None for name in PARAMS)
         importance.update(splats, step, 40, "reference")
     assert all(torch.equal(getattr(splats, name), params[name]) for name in PARAMS)
@@ -108,7 +112,7 @@ def test_gradients_of_the_regularisation_reach_importance_alone(kind):
 
 
 def test_the_gradient_of_the_logits_is_the_chain_rule():
-    splats, importance = begun(Logit(initial=1.0, rate=0.1)), Logit(initial=1.0, rate=0.1)
+    splats, importance = begun(Logit(init_logit=1.0, lr=0.1)), Logit(init_logit=1.0, lr=0.1)
     logits = splats.extra["importance_logits"].detach().clone().requires_grad_()
     weights = torch.linspace(-1, 1, 60)
     (splats.importance * weights).sum().backward()
@@ -133,7 +137,7 @@ def test_the_network_learns_from_every_step_between_its_updates():
             importance.update(splats, step, 9, "reference")
         return torch.cat([splats.exp_avg[name].flatten() for name in LAYERS])
 
-    importance = MLP(every=4, sample=0, clip=1e9)
+    importance = MLP(every=4, sample_size=0, max_grad_norm=1e9)
     parts = [after(importance, [step]) for step in range(4)]
     assert all(part.abs().max() > 0 for part in parts)
     assert torch.allclose(after(importance, range(4)), sum(parts), rtol=1e-3, atol=1e-7)
@@ -142,7 +146,7 @@ def test_the_network_learns_from_every_step_between_its_updates():
 @pytest.mark.parametrize("isotropic", [False, True])
 def test_features_are_standardised_and_need_no_statistic(isotropic):
     splats = tiny.splats(isotropic=isotropic)
-    bare = features(splats, 5, 100)
+    bare = row_features(splats, 5, 100)
     assert bare.shape == (FEATURES, 60) and bare.isfinite().all() and not bare.requires_grad
     random = torch.Generator().manual_seed(0)
     for name in ("error.sum", "weight.sum", "footprint.sum", "peak.max", "grad2d.sum", "views", "surveyed"):
@@ -151,13 +155,13 @@ def test_features_are_standardised_and_need_no_statistic(isotropic):
     with torch.no_grad():
         splats.opacity_logits.normal_(generator=random)
         splats.log_scales.normal_(generator=random)
-    known = features(splats, 50, 60)
+    known = row_features(splats, 50, 60)
     assert known.abs().max() <= 5 and (known.mean(1).abs() < 0.2).all()
     told = known.std(1, correction=0)
     assert ((told - 1).abs() < 0.2).sum() == (FEATURES if splats.shN.any() else FEATURES - 1), "but for shN"
     assert not torch.equal(known[9], bare[9])
     splats.row_stat("error.ema").uniform_(generator=random)
-    assert not torch.equal(features(splats, 50, 60)[9], known[9])
+    assert not torch.equal(row_features(splats, 50, 60)[9], known[9])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -174,7 +178,7 @@ def test_edits_move_rows_and_children_take_after_their_parent(kind):
     assert splats.importance.is_leaf and splats.importance.requires_grad
     assert torch.equal(splats.importance.grad[:55], before["grad.importance"][5:])
     assert not splats.importance.grad[55:].any()
-    assert (average(splats)[55:] > 0).all() and len(average(splats)) == 57
+    assert (average_importance(splats)[55:] > 0).all() and len(average_importance(splats)) == 57
     fit(splats, importance, 4)
 
 
@@ -225,7 +229,7 @@ def test_baking_keeps_the_picture(kind, isotropic, tmp_path):
     bake(splats)
     assert torch.allclose(picture(splats), before, atol=2e-6)
     assert splats.importance is None and not splats.extra and not splats.shared
-    assert torch.equal(average(splats), torch.ones(60)) and splats.smoothing.any()
+    assert torch.equal(average_importance(splats), torch.ones(60)) and splats.smoothing.any()
     assert set(splats.exp_avg) == set(PARAMS)
 
 
@@ -240,7 +244,7 @@ def test_from_bake_at_on_the_rows_are_plain(kind):
     ]
     other = tiny.splats(2)
     other.load_state_dict(splats.state_dict())
-    assert other.importance is None and torch.equal(average(other), average(splats))
+    assert other.importance is None and torch.equal(average_importance(other), average_importance(splats))
 
 
 def test_the_mask_that_is_kept_is_no_draw():
@@ -250,11 +254,13 @@ def test_the_mask_that_is_kept_is_no_draw():
     likely = (splats.extra["importance_logits"] > 0).float()
     assert torch.equal(splats.importance.detach(), likely)
     chance = splats.extra["importance_logits"].sigmoid()
-    assert (average(splats) - chance).abs().max() < 0.5 and not torch.equal(average(splats), chance)
+    assert (average_importance(splats) - chance).abs().max() < 0.5 and not torch.equal(
+        average_importance(splats), chance
+    )
 
 
 def test_a_mask_that_is_off_hears_of_the_regularisation_alone():
-    splats = begun(Mask(initial=0.0))
+    splats = begun(Mask(init_logit=0.0))
     render = Reference()(splats, tiny.cameras()[0], sh_degree=1)
     render.image.sum().backward()
     off = splats.importance.detach() == 0
@@ -273,23 +279,23 @@ def test_regularisation_keeps_importance_from_ending_at_one(kind):
         importance = type(KINDS[kind])(**{**fast[kind], **off, **settings})
         splats = begun(importance)
         fit(splats, importance, 40)
-        return float(average(splats).mean())
+        return float(average_importance(splats).mean())
 
     free = mean()
     assert free > 0.6
-    assert mean(sparsity=1.0, squared=False) < free - 0.3
-    assert mean(sparsity=1.0, squared=True) < free - 0.2
+    assert mean(sparsity=1.0, squared_sparsity=False) < free - 0.3
+    assert mean(sparsity=1.0, squared_sparsity=True) < free - 0.2
     assert abs(mean(budget=0.5, budget_weight=20.0) - 0.5) < 0.2
 
 
 def test_binary_drives_to_both_ends():
-    importance = Logit(initial=0.2, rate=0.2, sparsity=0.0, binary=1.0, start=0, ramp=0)
+    importance = Logit(init_logit=0.2, lr=0.2, sparsity=0.0, binary=1.0, start=0, ramp=0)
     splats = begun(importance)
     with torch.no_grad():
         splats.extra["importance_logits"][:30] = -0.2
         splats.importance[:30] = torch.tensor(-0.2).sigmoid()
     for step in range(40):
-        importance.terms(splats, None, step, 40)["importance_binary"].backward()
+        importance.loss_terms(splats, None, step, 40)["importance_binary"].backward()
         importance.update(splats, step, 40, "reference")
     assert (splats.importance[:30] < 0.05).all() and (splats.importance[30:] > 0.95).all()
 
@@ -297,12 +303,12 @@ def test_binary_drives_to_both_ends():
 def test_terms_rise_from_start_over_ramp():
     importance = Logit(start=10, ramp=4, sparsity=2.0, binary=0.0)
     splats = begun(importance)
-    values = [importance.terms(splats, None, step, 99) for step in range(8, 16)]
+    values = [importance.loss_terms(splats, None, step, 99) for step in range(8, 16)]
     assert values[:2] == [{}, {}] and set(values[2]) == {"importance_sparsity"}
     mean = splats.importance.mean().item()
     rise = [value["importance_sparsity"].item() / (2 * mean) for value in values[2:]]
     assert rise == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1])
-    assert set(Logit(start=0, budget=0.5).terms(splats, None, 5, 9)) == {
+    assert set(Logit(start=0, budget=0.5).loss_terms(splats, None, 5, 9)) == {
         "importance_sparsity", "importance_binary", "importance_budget",
     }  # fmt: skip
 
@@ -338,10 +344,10 @@ def test_every_setting_changes_the_outcome(kind):
     [
         (lambda: Logit(sparsity=-1), "importance.sparsity: expected at least 0, got -1"),
         (lambda: Logit(budget=1.5), r"importance.budget: expected a number in \[0, 1\]"),
-        (lambda: Logit(initial=99), "importance.initial"),
-        (lambda: Logit(decay=float("nan")), "importance.decay"),
+        (lambda: Logit(init_logit=99), "importance.init_logit"),
+        (lambda: Logit(ema_decay=float("nan")), "importance.ema_decay"),
         (lambda: MLP(every=0), "importance.every: expected at least 1, got 0"),
-        (lambda: MLP(clip=0), "importance.clip"),
+        (lambda: MLP(max_grad_norm=0), "importance.max_grad_norm"),
         (lambda: Mask(temperature=0), "importance.temperature"),
     ],
 )
@@ -356,15 +362,15 @@ def test_no_rows_are_no_trouble(kind):
     splats = begun(importance)
     splats.apply(Edit(torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.bool)))
     for step in range(12, 20):
-        terms = importance.terms(splats, None, step, 20)
+        terms = importance.loss_terms(splats, None, step, 20)
         torch.stack(list(terms.values())).sum().backward()
         importance.update(splats, step, 20, "reference")
-    assert len(average(splats)) == len(splats.baked()) == 0
+    assert len(average_importance(splats)) == len(splats.baked()) == 0
 
 
 def test_beginning_again_folds_in_what_was_learned():
     splats = begun(KINDS["logit"])
     fit(splats, KINDS["logit"], 8)
-    drawn = splats.drawn()[1].detach()
-    KINDS["mask"].begin(splats)
+    drawn = splats.render_params()[1].detach()
+    KINDS["mask"].initialize(splats)
     assert torch.allclose(splats.opacities, drawn, atol=1e-6) and "importance_soft" in splats.carried

@@ -10,34 +10,37 @@ import torch
 from support import tiny  # noqa: F401  one thread
 from support.command import python
 
-from splatexp.config.build import build, compose, conf_dir, loader
-from splatexp.densify import Context, Fade, Reset, Rule, Ruled, Strategy, operators
-from splatexp.densify.merge import pairs_of
+from splatexp.config.build import build, compose, conf_dir, make_loader
+from splatexp.densify import Context, OpacityDecay, OpacityReset, Rule, RuleStrategy, Strategy, operators
+from splatexp.densify.merge import find_pairs
 from splatexp.densify.noise import Noise
-from splatexp.densify.operator import Shape, operator, replacing
+from splatexp.densify.operator import OperatorSettings, operator, replace_rows
 from splatexp.gaussians.edit import Edit
 from splatexp.gaussians.splats import Splats
 from splatexp.raster.backends import Reference
-from splatexp.testing.conformance import check
+from splatexp.testing.conformance import check_strategy
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 OF_PICTURES = {"image", "pursuit"}  # they have rows of the plane: see test_image_run and test_image_rate
 NAMES = sorted({path.stem for path in (conf_dir() / "densify").glob("*.yaml")} - OF_PICTURES)
 TO_FIRE = {  # what a tiny scene must be told so that every rule changes rows
-    "budgeted": ["densify.specks.threshold=20", "densify.specks.gate=['surveyed > 0']"],
-    "dash": ["densify.large.threshold=0.05"],
-    "quick": ["densify.large.threshold=0.1"],
-    "taming": ["densify.large.threshold=0.05"],
+    "budgeted": [
+        "densify.prune_small_footprint.threshold=20",
+        "densify.prune_small_footprint.gate=['surveyed > 0']",
+    ],
+    "dash": ["densify.prune_large.threshold=0.05"],
+    "quick": ["densify.prune_large.threshold=0.1"],
+    "taming": ["densify.prune_large.threshold=0.05"],
     "fastgs": ["densify.clone.gate=['hits_sum >= 1']"],
-    "error_tag": ["densify.weak.threshold=0.99"],
-    "ablation/error_tag_grad_03": ["densify.weak.threshold=0.99"],
+    "error_tag": ["densify.prune_unimportant.threshold=0.99"],
+    "ablation/error_tag_grad_03": ["densify.prune_unimportant.threshold=0.99"],
 }
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_strategies_of_the_package_conform(name):
     run = build(compose(["preset=[]", f"densify={name}", *TO_FIRE.get(name, [])]))
-    made = check(run.densify, run.importance)
+    made = check_strategy(run.densify, run.importance)
     rules = set(getattr(run.densify, "rules", {}))
     assert set(made) - {"cap", "fill"} == rules, "every rule has to fire, or nothing is shown of it"
 
@@ -45,14 +48,14 @@ def test_strategies_of_the_package_conform(name):
 @pytest.mark.parametrize("importance", ["logit", "mask", "mlp"])
 def test_importance_moves_with_the_rows(importance):
     run = build(compose(["preset=[]", "densify=mcmc", f"importance={importance}"]))
-    assert check(run.densify, run.importance, raster=run.raster, seed=3)["grow"]
+    assert check_strategy(run.densify, run.importance, raster=run.raster, seed=3)["grow"]
 
 
 EVERYTHING = {
     "relocated": Rule("relocate", "opacity", "below", 0.05),
-    "merged": Rule("merge", "one", distance=0.01, similarity=0.5),
-    "cloned": Rule("clone", "random", "multinomial_repl", 0.02),
-    "revised": Rule("clone", "random", "multinomial", 0.02, opacity="mcmc"),
+    "merged": Rule("merge", "one", max_distance=0.01, max_log_ratio=0.5),
+    "cloned": Rule("clone", "random", "sample_with_replacement", 0.02),
+    "revised": Rule("clone", "random", "sample", 0.02, opacity="mcmc"),
     "divided": Rule("split", "opacity", "top", 0.02, opacity="revised"),
     "jittered": Rule("jitter", "grad3d", "top", 0.02),
     "longest": Rule("long_axis", "weight_ema", "top", 0.02),
@@ -64,8 +67,15 @@ EVERYTHING = {
 
 @pytest.mark.parametrize("reset", ["clamp", "recentre"])
 def test_operators_conform_whatever_fades_or_wanders(reset):
-    strategy = Ruled(start=0, stop=0, fade=Fade("odds"), noise=Noise(1e4), reset=Reset(reset), **EVERYTHING)
-    assert set(EVERYTHING) <= set(check(strategy))
+    strategy = RuleStrategy(
+        start=0,
+        stop=0,
+        opacity_decay=OpacityDecay("odds"),
+        noise=Noise(1e4),
+        opacity_reset=OpacityReset(reset),
+        **EVERYTHING,
+    )
+    assert set(EVERYTHING) <= set(check_strategy(strategy))
 
 
 @pytest.fixture
@@ -77,8 +87,9 @@ def outside(monkeypatch):
 
 
 def test_the_example_conforms(outside):
-    run = build(loader(str(outside)).job("config", ["preset=[]", "densify=patient"]))
-    assert set(check(run.densify)) >= {"grow", "faint"} and run.densify.max_gaussians == 200_000
+    run = build(make_loader(str(outside)).compose_job("config", ["preset=[]", "densify=patient"]))
+    assert set(check_strategy(run.densify)) >= {"grow", "prune_low_opacity"}
+    assert run.densify.max_gaussians == 200_000
 
 
 def test_the_example_runs_from_an_empty_folder(tmp_path, monkeypatch):
@@ -106,7 +117,7 @@ class Turning(Strategy):
 
     def edit(self, step, splats):
         act = operators.prune if step % 8 == 7 else operators.clone
-        return act(splats, self.rows(step, splats), Shape(), step, torch.Generator())
+        return act(splats, self.rows(step, splats), OperatorSettings(), step, torch.Generator())
 
     def plan(self, step, splats, context=None):
         if step % 4 == 3:
@@ -123,7 +134,7 @@ class Meddling(Turning):
 
 class Overfull(Turning):
     def plan(self, step, splats, context=None):
-        yield operators.clone(splats, self.rows(step, splats), Shape(), step, torch.Generator())
+        yield operators.clone(splats, self.rows(step, splats), OperatorSettings(), step, torch.Generator())
 
 
 class Drawing(Turning):
@@ -191,13 +202,13 @@ class Renewing(Turning):
 )
 def test_what_is_broken_is_found(broken, line):
     with pytest.raises(AssertionError) as caught:
-        check(broken(), steps=3000)
+        check_strategy(broken(), steps=3000)
     assert re.match(line, str(caught.value)) or str(caught.value).endswith(line)
     assert "\n" not in str(caught.value)
 
 
 def test_what_the_broken_ones_are_derived_from_is_sound():
-    assert check(Turning(), steps=3000)[""] == 30
+    assert check_strategy(Turning(), steps=3000)[""] == 30
 
 
 def forget(splats, fresh):
@@ -256,21 +267,22 @@ def test_what_does_not_move_with_its_row_is_found(harm, line, monkeypatch):
 
     monkeypatch.setattr(Splats, "apply", apply)
     with pytest.raises(AssertionError, match=re.escape(line)):
-        check(Ruled(start=3, stop=0, every=3, grow=Rule("clone", "grad2d", "top", 0.1)), steps=0)
+        grow = Rule("clone", "grad2d", "top", 0.1)
+        check_strategy(RuleStrategy(start=3, stop=0, every=3, grow=grow), steps=0)
 
 
-@operator(births=-1, distance=0.005, similarity=1.0, most=0)
-def averaging(splats, rows, shape, step, generator):
+@operator(births=-1, max_distance=0.005, max_log_ratio=1.0, max_pairs=0)
+def averaging(splats, rows, settings, step, generator):
     """Two rows' plain means, quaternions included."""
-    pairs = pairs_of(splats, rows.unique(), shape.distance * splats.extent, shape.similarity)
+    pairs = find_pairs(splats, rows.unique(), settings.max_distance * splats.extent, settings.max_log_ratio)
     values = {name: splats.params[name].detach()[pairs].mean(1) for name in splats.params}
-    return replacing(splats, pairs.flatten(), pairs[:, 0], values, step) if len(pairs) else None
+    return replace_rows(splats, pairs.flatten(), pairs[:, 0], values, step) if len(pairs) else None
 
 
-@operator(births=0, opacity="mcmc", dim=0.6)
+@operator(births=0, opacity="mcmc", opacity_factor=0.6)
 def doubling(splats, rows, shape, step, generator):
     """Relocated with the opacity of the row that is copied."""
-    return operators.relocate(splats, rows, Shape(opacity="revised"), step, generator)
+    return operators.relocate(splats, rows, OperatorSettings(opacity="revised"), step, generator)
 
 
 @pytest.mark.parametrize(
@@ -281,23 +293,23 @@ def test_operators_that_lose_something_are_found(name, act, line, monkeypatch):
     monkeypatch.setitem(operators.OPERATORS, name, act)
     rule = EVERYTHING["merged" if name == "merge" else "relocated"]
     with pytest.raises(AssertionError, match=line):
-        check(Ruled(start=0, stop=0, only=rule))
+        check_strategy(RuleStrategy(start=0, stop=0, only=rule))
 
 
 def test_the_strategy_given_stays_as_it_is():
     strategy = Remembering()
     with pytest.raises(AssertionError):
-        check(strategy)
+        check_strategy(strategy)
     assert strategy.calls == 0 and not strategy.max_gaussians
 
 
 def test_scores_that_a_rasterizer_cannot_give_are_refused():
     class Poor(Reference):
-        offers = frozenset()
+        attribution_fields = frozenset()
 
     with pytest.raises(ValueError, match="raster: expected one that gives weighted"):
-        check(Ruled(grow=Rule(score="error")), raster=Poor())
+        check_strategy(RuleStrategy(grow=Rule(score="error")), raster=Poor())
 
 
 def test_contexts_are_not_needed():
-    assert [edit.by for edit in Strategy(max_gaussians=9).plan(0, tiny.splats(), Context())] == ["cap"]
+    assert [edit.rule for edit in Strategy(max_gaussians=9).plan(0, tiny.splats(), Context())] == ["cap"]
