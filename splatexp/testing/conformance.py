@@ -7,8 +7,8 @@
 
 It verifies that rows, Adam moments, statistics and identity move together; that surviving rows keep their
 bits; that uids are never used again and ages are right; that N <= cap after every step; that merging
-conserves mass, mean and covariance, and relocation the integral along a line of sight; that a run follows from
-its seed, and that a resumed run equals the uninterrupted one.
+conserves mass, mean and covariance, and relocation the integral along a line of sight; that a run follows
+from its seed, and that a resumed run equals the uninterrupted one.
 """
 
 from collections import Counter

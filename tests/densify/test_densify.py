@@ -173,7 +173,7 @@ def test_reset_clamps_and_forgets():
 
 
 def test_pause_keeps_a_rule_off_after_a_reset():
-    reset = strategy().reset
+    reset = strategy().opacity_reset
     assert reset.in_cooldown(3099, 300) and reset.in_cooldown(3299, 300) and not reset.in_cooldown(3399, 300)
     assert not reset.in_cooldown(2999, 300), "the reset comes after the rules"
     assert not reset.in_cooldown(599, 700) and not reset.in_cooldown(15_099, 300)

@@ -427,11 +427,11 @@ def test_knobs_are_those_that_are_read():
         (lambda: OperatorSettings(shrink=-1.0), "rule.shrink"),
         (
             lambda: OPERATORS["prune"].check(OperatorSettings(shrink=1.6)),
-            "rule.shrink: expected none with operate=prune",
+            "rule.shrink: expected it unset with operate=prune",
         ),
         (
             lambda: OPERATORS["clone"].check(OperatorSettings(opacity_factor=0.5)),
-            "rule.opacity_factor: expected none with opacity=copy",
+            "rule.opacity_factor: expected it unset with opacity=copy",
         ),
         (
             lambda: OPERATORS["long_axis"].check(OperatorSettings(opacity="mcmc", opacity_factor=0.5)),

@@ -92,7 +92,7 @@ def test_inverse_draws_take_the_low():
 
 @pytest.mark.parametrize("kind", ["linear", "quadratic", "sqrt", "dash"])
 def test_growth_rises_to_the_cap_and_no_further(kind):
-    growth = Growth(kind, rate=1e9 if kind == "dash" else 0.0)
+    growth = Growth(kind, fraction=1e9 if kind == "dash" else 0.0)
     curve = [growth.limit(x / 10, 500, 100, 1000, 1) for x in range(11)]
     assert curve == sorted(curve) and curve[-1] == 1000
     assert kind == "sqrt" or curve[0] == 100 or kind == "dash"
@@ -102,7 +102,7 @@ def test_growth_by_the_numbers():
     assert Growth("quadratic").limit(0.5, 0, 100, 1000, 1) == 100 + round(900 * 0.75)
     assert Growth("sqrt").limit(0.25, 0, 100, 1000, 1) == 500
     assert Growth("compound").limit(0.5, 101, 0, 0, 1) == 107  # 106.05, up
-    assert Growth("compound", rate=0.5).limit(0.5, 100, 0, 0, 1) == 150
+    assert Growth("compound", fraction=0.5).limit(0.5, 100, 0, 0, 1) == 150
     assert Growth("dash").limit(0.5, 10_000, 100, 1000, 4) == round(100 + 900 / 8)
     assert Growth("dash").limit(1.0, 100, 100, 1000, 1) == 120, "no more than a fifth an event"
     assert Growth().limit(0.5, 10, 10, 100, 1) is None
@@ -112,8 +112,8 @@ def test_growth_by_the_numbers():
     ("make", "line"),
     [
         (lambda: Growth("cubic"), "growth.kind"),
-        (lambda: Growth("sqrt", rate=0.1), "growth.rate"),
-        (lambda: Growth("compound", rate=-0.1), "growth.rate"),
+        (lambda: Growth("sqrt", fraction=0.1), "growth.fraction"),
+        (lambda: Growth("compound", fraction=-0.1), "growth.fraction"),
     ],
 )
 def test_settings_are_held(make, line):

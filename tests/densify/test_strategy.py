@@ -19,7 +19,7 @@ class One(RuleStrategy):
     """A strategy of one rule."""
 
     rule: Rule = field(default_factory=lambda: Rule("clone", "opacity", "above", 0.0))
-    reset: OpacityReset = field(default_factory=lambda: OpacityReset(every=0))
+    opacity_reset: OpacityReset = field(default_factory=lambda: OpacityReset(every=0))
 
 
 def run(strategy, splats, done, **context):
@@ -27,7 +27,7 @@ def run(strategy, splats, done, **context):
     made = []
     for edit in strategy.plan(done - 1, splats, Context(**context)):
         splats.apply(edit)
-        made.append(getattr(edit, "by", ""))
+        made.append(getattr(edit, "rule", ""))
     return made
 
 
@@ -193,11 +193,11 @@ def test_noise_moves_the_faint_and_leaves_moments():
         splats.opacity_logits[:30] = -6.0
         splats.opacity_logits[30:] = 4.0
     before, moments = splats.means.detach().clone(), splats.exp_avg["means"].fill_(1.0)
-    strategy = One(every=0, noise=Noise(rate=5e5, stop=5))
-    run(strategy, splats, 3, rate=1e-4)
+    strategy = One(every=0, noise=Noise(lr=5e5, stop=5))
+    run(strategy, splats, 3, means_lr=1e-4)
     moved = (splats.means.detach() != before).any(1)
     assert moved[:30].all() and not moved[30:].any() and torch.equal(splats.exp_avg["means"], moments)
-    assert run(strategy, splats, 6, rate=1e-4) == [], "it has stopped"
+    assert run(strategy, splats, 6, means_lr=1e-4) == [], "it has stopped"
 
 
 @pytest.mark.parametrize(
@@ -219,7 +219,7 @@ def test_noise_moves_the_faint_and_leaves_moments():
         (lambda: OpacityReset(floor=0.5), "reset.floor"),
         (lambda: OpacityReset(kind="halve"), "reset.kind"),
         (lambda: OpacityDecay("none", amount=0.1), "opacity_decay.amount"),
-        (lambda: Noise(rate=-1), "noise.rate"),
+        (lambda: Noise(lr=-1), "noise.lr"),
     ],
 )
 def test_settings_are_held(make, line):

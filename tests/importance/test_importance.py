@@ -64,16 +64,13 @@ def leaves(splats) -> list[torch.Tensor]:
 def test_none_stores_nothing_and_costs_nothing():
     splats = begun(NoImportance())
     before = {name: tensor.clone() for name, tensor in splats.state_dict().items()}
-    assert (
-        splats.importance is None
-        and NoImportance().loss_terms(splats, None, 9, 10) == {}
-        and not NoImportance.is_learned
-    )
+    assert splats.importance is None and not NoImportance.is_learned
+    assert NoImportance().loss_terms(splats, None, 9, 10) == {}
     NoImportance().update(splats, 9, 10, "reference")
     scales, opacities = splats.render_params()
     assert torch.equal(scales, splats.scales) and torch.equal(opacities, splats.opacities)
     assert set(before) == set(splats.state_dict())
-    with pytest.raises(ValueError, match="importance: expected logit, mlp or mask .* got none"):
+    with pytest.raises(ValueError, match="importance: expected logit, mlp or mask, .* got none"):
         average_importance(splats)
 
 
@@ -254,9 +251,8 @@ def test_the_mask_that_is_kept_is_no_draw():
     likely = (splats.extra["importance_logits"] > 0).float()
     assert torch.equal(splats.importance.detach(), likely)
     chance = splats.extra["importance_logits"].sigmoid()
-    assert (average_importance(splats) - chance).abs().max() < 0.5 and not torch.equal(
-        average_importance(splats), chance
-    )
+    average = average_importance(splats)
+    assert (average - chance).abs().max() < 0.5 and not torch.equal(average, chance)
 
 
 def test_a_mask_that_is_off_hears_of_the_regularisation_alone():
@@ -271,9 +267,9 @@ def test_a_mask_that_is_off_hears_of_the_regularisation_alone():
 def test_regularisation_keeps_importance_from_ending_at_one(kind):
     def mean(**settings) -> float:
         fast = {
-            "logit": {"rate": 0.3},
-            "mlp": {"rate": 0.1, "every": 2},
-            "mask": {"rate": 0.6, "initial": 3.0},
+            "logit": {"lr": 0.3},
+            "mlp": {"lr": 0.1, "every": 2},
+            "mask": {"lr": 0.6, "init_logit": 3.0},
         }
         off = {"sparsity": 0.0, "binary": 0.0, "start": 2, "ramp": 3}
         importance = type(KINDS[kind])(**{**fast[kind], **off, **settings})
@@ -314,10 +310,23 @@ def test_terms_rise_from_start_over_ramp():
 
 
 CHANGES = {
-    "sparsity": 0.5, "squared": None, "binary": 0.7, "budget": 0.4, "start": 9, "ramp": 1, "decay": 0.2,
-    "bake_at": 7, "initial": 1.5, "rate": 0.03, "temperature": 3.0, "rate_end": 0.02, "weight_decay": 5.0,
-    "clip": 1e-6, "every": 2, "sample": 5,
-}  # fmt: skip
+    "sparsity": 0.5,
+    "squared_sparsity": None,
+    "binary": 0.7,
+    "budget": 0.4,
+    "start": 9,
+    "ramp": 1,
+    "ema_decay": 0.2,
+    "bake_at": 7,
+    "init_logit": 1.5,
+    "lr": 0.03,
+    "temperature": 3.0,
+    "lr_end": 0.02,
+    "weight_decay": 5.0,
+    "max_grad_norm": 1e-6,
+    "every": 2,
+    "sample_size": 5,
+}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -334,7 +343,8 @@ def test_every_setting_changes_the_outcome(kind):
         if name == "budget_weight":
             other, reference = outcome(budget=0.4, budget_weight=3.0), budgeted
         else:
-            other, reference = outcome(**{name: not value if name == "squared" else CHANGES[name]}), plain
+            changed = not value if name == "squared_sparsity" else CHANGES[name]
+            other, reference = outcome(**{name: changed}), plain
         same = set(other) == set(reference)
         assert not same or any(not torch.equal(other[key], reference[key]) for key in other), name
 
