@@ -1,30 +1,31 @@
-"""Small rigid motions as matrices: pure functions, in the graph.
+"""Rigid motions as matrices, as pure functions in the autograd graph.
 
 Notation: V views; `viewmats` [V,4,4] world -> camera. A motion of the world about a point c is
-x -> W (x - c) + c + s, and a camera looks at the moved world through viewmat @ motion.
+x -> W (x - c) + c + s, and a camera sees the moved world through viewmat @ motion.
 """
 
 import torch
 from torch import Tensor
 
-SMALL = 1e-4  # of the squared angle: below it series are exact to float64's 1e-16
+SMALL = 1e-4  # squared angle, rad^2, below which the series are exact to the precision of float64
 
 
 def cross_matrices(vectors: Tensor) -> Tensor:
-    """[V,3,3] with cross_matrix @ y = vector x y, of vectors [V,3]."""
+    """Return the matrices [V,3,3] of the cross products with vectors [V,3]: matrix @ y = vector x y."""
     x, y, z = vectors.unbind(-1)
     zero = torch.zeros_like(x)
     return torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1).unflatten(-1, (3, 3))
 
 
 def exp_map(motions: Tensor) -> tuple[Tensor, Tensor]:
-    """The exponential map of twists [V,6], rotation vector first: rotations [V,3,3] and shifts [V,3].
+    """Return the exponential map of twists [V,6]: rotations [V,3,3] and translations [V,3].
 
-    Smooth at 0, also its derivatives.
+    The first three numbers of a twist are the rotation vector. The map and its derivatives are smooth at 0.
+
     Source: Barfoot 2017, "State Estimation for Robotics", eq. 7.16 and 7.85-7.86.
     """
-    turn, along = motions.split(3, -1)
-    square = turn.square().sum(-1)[..., None, None]
+    rotation, translation = motions.split(3, -1)
+    square = rotation.square().sum(-1)[..., None, None]
     large = square.clamp_min(SMALL)
     angle = large.sqrt()
     near = square < SMALL
@@ -37,14 +38,16 @@ def exp_map(motions: Tensor) -> tuple[Tensor, Tensor]:
         1 / 6 - square / 120 * (1 - square / 42 * (1 - square / 72)),
         (angle - angle.sin()) / (large * angle),
     )
-    cross = cross_matrices(turn)
-    twice = cross @ cross
+    cross = cross_matrices(rotation)
+    squared = cross @ cross
     eye = torch.eye(3, dtype=motions.dtype, device=motions.device)
-    return eye + a * cross + b * twice, ((eye + b * cross + c * twice) @ along[..., None])[..., 0]
+    return eye + a * cross + b * squared, ((eye + b * cross + c * squared) @ translation[..., None])[..., 0]
 
 
-def rotations_6d(numbers: Tensor) -> Tensor:
-    """[V,3,3] whose first two rows are two vectors [V,6] made orthonormal one after the other.
+def rotations_from_6d(numbers: Tensor) -> Tensor:
+    """Return the rotations [V,3,3] of six numbers each [V,6].
+
+    They are two vectors, which become the first two rows after Gram-Schmidt orthonormalization.
 
     Source: Zhou et al. 2019, "On the Continuity of Rotation Representations in Neural Networks", section 4.
     """
@@ -54,27 +57,38 @@ def rotations_6d(numbers: Tensor) -> Tensor:
     return torch.stack([x, y, torch.linalg.cross(x, y)], -2)
 
 
-def moved(viewmats: Tensor, rotations: Tensor, shifts: Tensor, center: Tensor) -> Tensor:
-    """Cameras [V,4,4] on a world that turned about `center` [3] and then shifted: [V,3,3], [V,3]."""
-    held = viewmats[:, :3, :3]
-    at = (held @ (center + shifts)[..., None])[..., 0] + viewmats[:, :3, 3]  # where the centre is now seen
-    turned = held @ rotations
-    return _with(viewmats, turned, at - turned @ center)
+def move_world(viewmats: Tensor, rotations: Tensor, shifts: Tensor, center: Tensor) -> Tensor:
+    """Return cameras [V,4,4] that see a world that was rotated about a point and then translated.
+
+    Args:
+        rotations: [V,3,3] of the world.
+        shifts: [V,3] translations of the world.
+        center: [3] the point.
+    """
+    before = viewmats[:, :3, :3]
+    seen_center = (before @ (center + shifts)[..., None])[..., 0] + viewmats[:, :3, 3]
+    after = before @ rotations
+    return _with(viewmats, after, seen_center - after @ center)
 
 
-def dollied(viewmats: Tensor, factor: Tensor, center: Tensor) -> Tensor:
-    """Cameras [V,4,4] that have moved to `factor` [1] times their distance from `center` [3]."""
-    away = viewmats[:, :3, :3] @ center
-    return _with(viewmats, viewmats[:, :3, :3], factor * (away + viewmats[:, :3, 3]) - away)
+def dolly(viewmats: Tensor, factor: Tensor, center: Tensor) -> Tensor:
+    """Return cameras [V,4,4] that have moved to `factor` [1] times their distance from `center` [3]."""
+    rotated = viewmats[:, :3, :3] @ center
+    return _with(viewmats, viewmats[:, :3, :3], factor * (rotated + viewmats[:, :3, 3]) - rotated)
 
 
-def composed(rotations: Tensor, shifts: Tensor, viewmats: Tensor) -> Tensor:
-    """Cameras [V,4,4] that have been turned and shifted in their own axes: camera -> world @ [R | s]."""
-    turned = rotations.transpose(-1, -2) @ viewmats[:, :3, :3]
-    back = rotations.transpose(-1, -2) @ (viewmats[:, :3, 3] - shifts)[..., None]
-    return _with(viewmats, turned, back[..., 0])
+def move_camera(rotations: Tensor, shifts: Tensor, viewmats: Tensor) -> Tensor:
+    """Return cameras [V,4,4] that were rotated and translated in their own axes: camera -> world @ [R | s].
+
+    Args:
+        rotations: [V,3,3] R.
+        shifts: [V,3] s.
+    """
+    rotated = rotations.transpose(-1, -2) @ viewmats[:, :3, :3]
+    translated = rotations.transpose(-1, -2) @ (viewmats[:, :3, 3] - shifts)[..., None]
+    return _with(viewmats, rotated, translated[..., 0])
 
 
 def _with(viewmats: Tensor, rotations: Tensor, translations: Tensor) -> Tensor:
-    """[V,4,4] of these parts, on the last row of others."""
+    """Return viewmats [V,4,4] with these rotations and translations, and the last row of others."""
     return torch.cat([torch.cat([rotations, translations[..., None]], -1), viewmats[:, 3:]], 1)

@@ -1,7 +1,9 @@
-"""Covariances of Gaussians of the plane: ways to store one in three numbers, and what `blend2d` makes of it.
+"""Covariances of 2D Gaussians: several parametrizations of one in three numbers, and the conics that
+`blend2d` takes.
 
-Notation: Sigma = [[xx, xy], [xy, yy]] px^2 with determinant det; R(t) the rotation by t radians, x to y.
-Each form keeps its own det: written from xx yy - xy^2 that of a needle would cancel away in float32.
+Notation: Sigma = [[xx, xy], [xy, yy]] px^2 with determinant det; R(t) is the rotation by t radians, from x to
+    y. Each parametrization computes its own det: as xx yy - xy^2 it would cancel in float32 for a thin
+    Gaussian.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ class Covariance(NamedTuple):
     det: Tensor
 
     def widened(self, variance: Tensor | float) -> Covariance:
-        """With `variance`, px^2 and from 0 on, added to both axes: the footprint of a pixel or of a filter.
+        """Return the covariances with `variance` (px^2, at least 0) added to both axes: the footprint of a
+        pixel or of a filter.
 
         Source: Zwicker et al. 2001, eq. 31; as a filter of its own per Gaussian: "GaussianImage++" 2026.
         """
@@ -33,15 +36,17 @@ class Covariance(NamedTuple):
         return Covariance(self.xx + variance, self.xy, self.yy + variance, det)
 
 
-class Form(NamedTuple):
-    """A way to store covariances: three numbers [...,3] to a `Covariance`, and one to its three numbers."""
+class Parametrization(NamedTuple):
+    """A way to store covariances: one function from three numbers [...,3] to a `Covariance`, and its
+    inverse.
+    """
 
     covariance: Callable[[Tensor], Covariance]
     shapes: Callable[[Covariance], Tensor]
 
 
 def cholesky(shapes: Tensor) -> Covariance:
-    """Of (l1, l2, l3) px: Sigma = L L^T, L = [[l1, 0], [l2, l3]], of any sign.
+    """Return Sigma = L L^T of (l1, l2, l3) px, with L = [[l1, 0], [l2, l3]]; the numbers may have any sign.
 
     Source: Zhang et al. 2024, "GaussianImage", section 3.1.
     """
@@ -50,10 +55,10 @@ def cholesky(shapes: Tensor) -> Covariance:
 
 
 def log_cholesky(shapes: Tensor) -> Covariance:
-    """Of (ln l1, l2 / l3, ln l3): `cholesky` whose axes stay above 0 and move by ratios.
+    """Return Sigma of (ln l1, l2 / l3, ln l3): `cholesky` whose axes stay positive and change by ratios.
 
-    A step of any of the three changes the picture as much whatever the size: the middle one is a shear, the
-    way along x that one standard deviation along y takes with it, in standard deviations of y.
+    A step in any of the three changes the image by the same amount whatever the size. The middle number is a
+    shear: the shift along x, in standard deviations of y, that goes with one standard deviation along y.
     """
     l1, shear, l3 = shapes.unbind(-1)
     l1, l3 = l1.exp(), l3.exp()
@@ -62,7 +67,8 @@ def log_cholesky(shapes: Tensor) -> Covariance:
 
 
 def rotation_scale(shapes: Tensor) -> Covariance:
-    """Of (s1, s2, t), px and radians: Sigma = R(t) diag(s1^2, s2^2) R(t)^T; a sign of s is nothing.
+    """Return Sigma = R(t) diag(s1^2, s2^2) R(t)^T of (s1, s2, t), px and radians; the sign of s has no
+    effect.
 
     Source: Zhang et al. 2024, "GaussianImage", section 3.1.
     """
@@ -72,7 +78,7 @@ def rotation_scale(shapes: Tensor) -> Covariance:
 
 
 def log_rotation_scale(shapes: Tensor) -> Covariance:
-    """Of (ln s1, ln s2, t): `rotation_scale` whose scales stay above 0 and move by ratios.
+    """Return Sigma of (ln s1, ln s2, t): `rotation_scale` whose scales stay positive and change by ratios.
 
     Source: Kerbl et al. 2023, section 4, with an angle for the quaternion.
     """
@@ -80,7 +86,8 @@ def log_rotation_scale(shapes: Tensor) -> Covariance:
 
 
 def inverse_scale(shapes: Tensor) -> Covariance:
-    """Of (1/s1, 1/s2, t), 1/px and radians: `rotation_scale` by reciprocals; a reciprocal of 0 has no Sigma.
+    """Return Sigma of (1/s1, 1/s2, t), 1/px and radians: `rotation_scale` by reciprocals; a reciprocal of 0
+    has no Sigma.
 
     Source: Zhang et al. 2025, "Image-GS".
     """
@@ -88,7 +95,7 @@ def inverse_scale(shapes: Tensor) -> Covariance:
 
 
 def direct(shapes: Tensor) -> Covariance:
-    """Of (xx, xy, yy) px^2 themselves; nothing keeps them positive definite.
+    """Return Sigma of (xx, xy, yy) px^2 itself; nothing keeps it positive definite.
 
     Source: "LIG" 2025; "GaussianImage++" 2026.
     """
@@ -97,7 +104,9 @@ def direct(shapes: Tensor) -> Covariance:
 
 
 def inverse(shapes: Tensor) -> Covariance:
-    """Of (a, b, c) px^-2, the conic: Sigma^-1 = [[a, b], [b, c]]; nothing keeps it positive definite."""
+    """Return Sigma of (a, b, c) px^-2, the conic: Sigma^-1 = [[a, b], [b, c]]; nothing keeps it positive
+    definite.
+    """
     a, b, c = shapes.unbind(-1)
     det = 1 / (a * c - b * b)
     return Covariance(c * det, -b * det, a * det, det)
@@ -137,37 +146,37 @@ def _inverse(cov: Covariance) -> Tensor:
     return torch.stack([cov.yy, -cov.xy, cov.xx], -1) / cov.det[..., None]
 
 
-FORMS = {
-    "cholesky": Form(cholesky, _cholesky),
-    "log_cholesky": Form(log_cholesky, _log_cholesky),
-    "rotation_scale": Form(rotation_scale, _rotation_scale),
-    "log_rotation_scale": Form(log_rotation_scale, _log_rotation_scale),
-    "direct": Form(direct, _direct),
-    "inverse": Form(inverse, _inverse),
-    "inverse_scale": Form(inverse_scale, _inverse_scale),
+PARAMETRIZATIONS = {
+    "cholesky": Parametrization(cholesky, _cholesky),
+    "log_cholesky": Parametrization(log_cholesky, _log_cholesky),
+    "rotation_scale": Parametrization(rotation_scale, _rotation_scale),
+    "log_rotation_scale": Parametrization(log_rotation_scale, _log_rotation_scale),
+    "direct": Parametrization(direct, _direct),
+    "inverse": Parametrization(inverse, _inverse),
+    "inverse_scale": Parametrization(inverse_scale, _inverse_scale),
 }
 
 
 def conics(
-    form: str, shapes: Tensor, weights: Tensor, *, variance: Tensor | float = 0.0
+    parametrization: str, shapes: Tensor, weights: Tensor, *, variance: Tensor | float = 0.0
 ) -> tuple[Tensor, Tensor]:
-    """What `tiles` and `blend2d` take, of covariances stored in any of FORMS.
+    """Return the conics and radii of covariances in any parametrization, as `tiles` and `blend2d` take them.
 
     Args:
-        form: a name in FORMS.
-        shapes: [...,3] the form's numbers.
-        weights: [...] what the Gaussians weigh at their means.
+        parametrization: a name in PARAMETRIZATIONS.
+        shapes: [...,3] the numbers of the parametrization.
+        weights: [...] weights of the Gaussians at their means.
         variance: [...] or a number, px^2, added to both axes.
 
     Returns: conics [...,3] px^-2, and radii [...,2] px: the exact box in which a weight can reach ALPHA_MIN.
-        Culled, with radii of 0 and gradients of exactly 0, are weights below ALPHA_MIN, covariances that are
-        not positive definite, and what is not finite, or so thin that the square of its gradient, which
-        Adam keeps, would not be: 0.7e-3 px if round, a needle of 1 px at 1.5e-5 px.
-    Gradients: shapes, variance (conics alone).
-    Raises: ValueError for an unknown form.
+        A Gaussian is culled, with radii of 0 and gradients of exactly 0, where its weight is below ALPHA_MIN,
+        where its covariance is not positive definite or not finite, and where it is so thin that the square
+        of its gradient, which Adam stores, would overflow: 0.7e-3 px if round, a needle of 1 px at 1.5e-5 px.
+    Gradients: shapes, variance (through the conics alone).
+    Raises: ValueError for an unknown parametrization.
     """
-    check_choice("form", form, FORMS)
-    covariance = FORMS[form].covariance
+    check_choice("parametrization", parametrization, PARAMETRIZATIONS)
+    covariance = PARAMETRIZATIONS[parametrization].covariance
     with torch.no_grad():
         found = covariance(shapes).widened(variance)
         reach = (2 * torch.log(weights / ALPHA_MIN))[..., None]
@@ -178,7 +187,7 @@ def conics(
         seen &= steepest < torch.finfo(steepest.dtype).max ** 0.5
         radii = torch.where(seen[..., None], radii, 0.0)
         one = torch.ones_like(weights)
-        harmless = FORMS[form].shapes(Covariance(one, torch.zeros_like(one), one, one))
-    # what is culled is swapped before anything is made of it: 0 times infinity would be no gradient of 0
+        harmless = PARAMETRIZATIONS[parametrization].shapes(Covariance(one, torch.zeros_like(one), one, one))
+    # culled Gaussians are replaced before anything is computed of them: 0 times infinity is no gradient of 0
     cov = covariance(torch.where(seen[..., None], shapes, harmless)).widened(torch.where(seen, variance, 0.0))
     return torch.stack([cov.yy, -cov.xy, cov.xx], -1) / cov.det[..., None], radii

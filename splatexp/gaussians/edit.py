@@ -1,4 +1,4 @@
-"""What density control asks of the rows: plain descriptions, which `Splats.apply` carries out."""
+"""Edits: plain descriptions of how density control changes the rows; `Rows.apply` carries them out."""
 
 from dataclasses import dataclass, field
 
@@ -7,29 +7,30 @@ from torch import Tensor
 
 @dataclass
 class Edit:
-    """New rows out of old ones: clone, split, prune and relocate are each ONE gather.
+    """A gather that makes new rows out of old ones; clone, split, prune and relocate are one such edit each.
 
-    A row that is not fresh is a survivor: it keeps its bits, its moments, its identity, its statistics.
-    A fresh row copies its parent, then takes `values`; moments, gradients and statistics are 0, its uid new.
+    A row that is not fresh survives: it keeps its values to the bit, its moments, identity and statistics.
+    A fresh row copies its parent and then takes its `values`; its moments, gradients and statistics are 0,
+    and its uid is new.
     """
 
-    parents: Tensor  # [M] int64, the old row that each new row copies; each survives at most once
-    fresh: Tensor  # [M] bool
+    parents: Tensor  # [M] int64, the old row that each new row copies; a row survives at most once
+    fresh: Tensor  # [M] bool, the rows that do not survive but are made
     values: dict[str, Tensor] = field(default_factory=dict)  # parameter -> [fresh.sum(), ...]
-    step: int = 0  # when the fresh rows are born
-    by: str = ""  # the rule that made it
-    kind: str = ""  # its operator
+    step: int = 0  # in which the fresh rows are made
+    rule: str = ""  # name of the rule that made the edit
+    operator: str = ""  # name of the rule's operator
 
     def check(self, params: dict[str, Tensor]) -> None:
-        """Hold it against the rows that it is for.  Raises: ValueError."""
+        """Check the edit against the parameters of the rows that it is for.  Raises: ValueError."""
         parents, fresh, count = self.parents, self.fresh, len(params["means"])
         if parents.shape != fresh.shape or parents.ndim != 1:
             raise ValueError(
-                f"edit: expected parents and fresh [M], got {tuple(parents.shape)}, {tuple(fresh.shape)}"
+                f"edit.parents, edit.fresh: expected [M], got {tuple(parents.shape)}, {tuple(fresh.shape)}"
             )
         if len(parents) and not 0 <= int(parents.min()) <= int(parents.max()) < count:
             raise ValueError(
-                f"edit.parents: expected rows of {count}, got {int(parents.min())}..{int(parents.max())}"
+                f"edit.parents: expected rows of {count}, got {int(parents.min())} to {int(parents.max())}"
             )
         survivors = parents[~fresh].bincount(minlength=1)
         if int(survivors.max()) > 1:
@@ -45,16 +46,22 @@ class Edit:
 
 @dataclass
 class Overwrite:
-    """New values of one parameter in every row; nothing moves. `restart` zeroes its moments."""
+    """New values of one parameter in every row; no row moves."""
 
     name: str
     values: Tensor
-    restart: bool = True
-    by: str = ""  # what made it
+    reset_moments: bool = True  # zero the moments of the parameter
+    rule: str = ""  # name of the rule or policy that made the edit
 
 
-def moved(leaf: Tensor, parents: Tensor, fresh: Tensor, values: Tensor | None = None) -> Tensor:
-    """A leaf of other rows, with its gradient; `values` are those of the fresh ones [F] int64."""
+def gather_leaf(leaf: Tensor, parents: Tensor, fresh: Tensor, values: Tensor | None = None) -> Tensor:
+    """Return a leaf that is gathered from another, with its gradient.
+
+    Args:
+        parents: [M] int64, the row that each row of the result copies.
+        fresh: [F] int64, the rows of the result that get 0 as gradient and, where given, new values.
+        values: [F,...] of the fresh rows.
+    """
     new = leaf.detach().index_select(0, parents)
     if values is not None:
         new.index_copy_(0, fresh, values)

@@ -1,4 +1,4 @@
-"""How far a picture is from a photograph: named, weighted terms, whose sum is the loss."""
+"""The photometric loss: how far a render is from its photograph, as weighted terms whose sum is the loss."""
 
 from dataclasses import dataclass
 
@@ -8,10 +8,12 @@ from torch import Tensor
 from splatexp.settings.checks import check_range
 from splatexp_kernels.ssim import ssim
 
+ERROR_KINDS = ("l1", "l2", "ssim")  # of an error map
+
 
 @dataclass
 class Loss:
-    """l1 * L1 + ssim * (1 - SSIM) + l2 * MSE, the mean over pixels and channels.
+    """The loss l1 * L1 + ssim * (1 - SSIM) + l2 * MSE, each a mean over pixels and channels.
 
     Source: Kerbl et al. 2023, eq. 7.
     """
@@ -30,38 +32,45 @@ class Loss:
     def __call__(
         self, image: Tensor, target: Tensor, mask: Tensor | None = None, *, backend: str
     ) -> dict[str, Tensor]:
-        """Terms by name, weighted.
+        """Return the weighted terms by name.
 
         Args:
             image, target: [C,H,W,3], the image unclamped.
-            mask: [C,H,W,1] of 0 and 1; the rest looks perfect to SSIM's windows and counts for nothing.
+            mask: [C,H,W,1] of 0 and 1. Pixels outside it are not counted; inside the windows of SSIM they
+                look like the target.
+            backend: of the SSIM kernel.
         """
+        terms: dict[str, Tensor] = {}
+        l1: float | Tensor = self.l1
         if mask is not None:
             image = torch.where(mask > 0, image, target)
-        terms, l1 = {}, self.l1
-        if mask is not None:
-            share = mask.mean().double().clamp_min(1e-8)  # a tensor: nothing waits for a device
-            l1, share = (self.l1 / share).float(), share.float()
+            fraction = (
+                mask.mean().double().clamp_min(1e-8)
+            )  # stays a tensor, so that nothing waits for a device
+            l1 = (self.l1 / fraction).float()
+            fraction = fraction.float()
         if self.l1:
             terms["l1"] = (image - target).abs().mean() * l1
         if self.l2:
             squares = (image - target).square().mean() * self.l2
-            terms["l2"] = squares if mask is None else squares / share
+            terms["l2"] = squares if mask is None else squares / fraction
         if self.ssim:
-            likeness = ssim(image, target, backend=backend)
-            lost = 1 - likeness.mean() if mask is None else ((1 - likeness) * mask).mean() / share
-            terms["ssim"] = lost * self.ssim
+            similarity = ssim(image, target, backend=backend)
+            if mask is None:
+                dissimilarity = 1 - similarity.mean()
+            else:
+                dissimilarity = ((1 - similarity) * mask).mean() / fraction
+            terms["ssim"] = dissimilarity * self.ssim
         return terms
 
 
-ERRORS = ("l1", "l2", "ssim")
-
-
 def error_map(image: Tensor, target: Tensor, kind: str, *, backend: str) -> Tensor:
-    """How far each pixel is off, [C,H,W]: |difference| or its square, or 1 - SSIM, mean over the channels.
+    """Return the error of every pixel, [C,H,W], the mean over its channels.
 
     Args:
         image, target: [C,H,W,3], the image unclamped.
+        kind: l1 (the absolute difference), l2 (its square) or ssim (1 - SSIM).
+        backend: of the SSIM kernel.
     """
     if kind == "ssim":
         return 1 - ssim(image, target, backend=backend).mean(-1)
@@ -69,16 +78,19 @@ def error_map(image: Tensor, target: Tensor, kind: str, *, backend: str) -> Tens
     return (difference.abs() if kind == "l1" else difference.square()).mean(-1)
 
 
-def psnr(image: Tensor, target: Tensor, mask: Tensor | None = None) -> float:
-    """Peak signal-to-noise ratio of a training view, dB, clamped to [0,1]; for show, not for results."""
+def training_psnr(image: Tensor, target: Tensor, mask: Tensor | None = None) -> float:
+    """Return the PSNR of a training view in dB, with the image clamped to [0,1].
+
+    It shows how training goes. Results are measured by `splatexp.evaluation.metrics`.
+    """
     squares = (image.detach().clamp(0, 1) - target).square()
     error = squares.mean() if mask is None else (squares * mask).sum() / (3 * mask.sum()).clamp_min(1)
     return -10 * float(error.clamp_min(1e-10).log10())
 
 
 @torch.no_grad()
-def likeness(image: Tensor, target: Tensor, mask: Tensor | None = None, *, backend: str) -> float:
-    """SSIM of a training view by the training kernel, as in the loss; for show, not for results."""
+def training_ssim(image: Tensor, target: Tensor, mask: Tensor | None = None, *, backend: str) -> float:
+    """Return the SSIM of a training view as the loss computes it; like `training_psnr`, not for results."""
     if mask is None:
         return float(ssim(image, target, backend=backend).mean())
     values = ssim(torch.where(mask > 0, image, target), target, backend=backend)

@@ -3,8 +3,8 @@
 from splatexp.raster.additive import Additive
 from splatexp.raster.backends import CPU, Auto, Reference, Triton
 from splatexp.raster.gsplat import Gsplat
-from splatexp.raster.plane import Plane
-from splatexp.raster.rasterizer import Drawing, Rasterizer, Render
+from splatexp.raster.image import ImageRaster
+from splatexp.raster.rasterizer import Rasterizer, Render, SceneRasterizer
 from splatexp_kernels.blend import Attribution
 
 __all__ = [
@@ -12,10 +12,10 @@ __all__ = [
     "Additive",
     "Attribution",
     "Auto",
-    "Drawing",
-    "Gsplat",
-    "Plane",
     "Rasterizer",
+    "Gsplat",
+    "ImageRaster",
+    "SceneRasterizer",
     "Reference",
     "Render",
     "Triton",

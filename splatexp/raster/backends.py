@@ -1,7 +1,7 @@
-"""Rasterizers: the readable reference, the CPU's, two for a GPU, and `auto`, which takes the best there is.
+"""The rasterizers that use our kernels (reference, CPU, Triton), and `auto`, which selects the best.
 
-`plane` draws pictures, whose rows are of the plane. All others draw the same picture from the same Gaussians,
-up to rounding; what differs is said where it does.
+All rasterizers of scenes but `additive` render the same image from the same Gaussians, up to rounding. Where
+one differs, its docstring says so.
 """
 
 from collections.abc import Collection
@@ -12,20 +12,20 @@ import torch
 
 import splatexp_kernels
 from splatexp.raster.gsplat import Gsplat
-from splatexp.raster.kernels import Kernels
-from splatexp.raster.rasterizer import Drawing, Rasterizer
+from splatexp.raster.kernels import KernelRasterizer
+from splatexp.raster.rasterizer import Rasterizer, SceneRasterizer
 from splatexp_kernels import door
 
 
 @dataclass
-class CPU(Kernels):
-    """The C++ kernels: AVX-512, AVX2 or portable, chosen at run time."""
+class CPU(KernelRasterizer):
+    """The C++ kernels, for AVX-512, AVX2 or any processor; the best variant is selected at run time."""
 
     backend: ClassVar[str] = "cpu"
 
     @classmethod
-    def missing(cls, build: bool = True) -> str:
-        """That they were not built."""
+    def unavailable_reason(cls, can_build: bool = True) -> str:
+        """Return why the kernels are missing, if they were not built."""
         try:
             splatexp_kernels.extension()
         except ImportError as error:
@@ -34,10 +34,10 @@ class CPU(Kernels):
 
 
 @dataclass
-class Reference(Kernels):
-    """The readable torch kernels: for tests and tiny scenes, thousands of times slower."""
+class Reference(KernelRasterizer):
+    """The readable torch kernels, for tests and tiny scenes; they are thousands of times slower."""
 
-    device: str = "cpu"  # type: ignore[assignment]  # any that torch knows
+    device: str = "cpu"  # type: ignore[assignment]  # any device of torch
 
     backend: ClassVar[str] = "reference"
 
@@ -50,75 +50,82 @@ class Reference(Kernels):
 
 
 @dataclass
-class Triton(Kernels):
+class Triton(KernelRasterizer):
     """The Triton kernels, for an NVIDIA GPU."""
 
     backend: ClassVar[str] = "gpu"
 
     @property
     def device(self) -> torch.device:
-        """The current CUDA device; the CPU under Triton's interpreter, which is for tests."""
+        """Return the current CUDA device, or the CPU under Triton's interpreter, which is for tests."""
         if door.interpreted():
             return torch.device("cpu")
         return torch.device("cuda", torch.cuda.current_device())
 
     @classmethod
-    def missing(cls, build: bool = True) -> str:
-        """What the kernels lack; the interpreter is not counted, as nobody wants to train with it."""
+    def unavailable_reason(cls, can_build: bool = True) -> str:
+        """Return what the kernels lack; Triton's interpreter does not count as available."""
         return door.gpu_missing()
 
-    def require(self) -> None:
-        """As `Rasterizer` says; under Triton's interpreter they can be tried anywhere."""
+    def ensure_available(self) -> None:
+        """Prepare for rendering, which works everywhere under Triton's interpreter."""
         if not door.interpreted():
-            super().require()
+            super().ensure_available()
 
 
-# What `auto` tries, best first. A GPU before the CPU: it does the same work faster. Of the two for a GPU,
-# Triton has every knob and gives the same bits every time; gsplat is for cards and systems without Triton.
-ORDER: tuple[type[Rasterizer], ...] = (Triton, Gsplat, CPU)
-Drawing.alternatives = ORDER
+# The rasterizers that `auto` tries, best first. A GPU is faster than the CPU. Of the two for a GPU, Triton
+# supports every setting and gives the same bits every time; gsplat is for systems without Triton.
+AUTO_ORDER: tuple[type[SceneRasterizer], ...] = (Triton, Gsplat, CPU)
+Rasterizer.alternatives = AUTO_ORDER
 
 
 @dataclass
-class Auto(Rasterizer):
-    """The first of ORDER that this machine can run and that can do what the run wants: see `chosen`."""
+class Auto(SceneRasterizer):
+    """The first rasterizer of AUTO_ORDER that this machine and the run's settings allow; see `select`."""
 
-    def chosen(self, deterministic: bool = False, wants: Collection[str] = ()) -> Rasterizer:
-        """It, with these knobs; its `why` tells in one line why it is not one before it.
+    def select(self, deterministic: bool = False, needs: Collection[str] = ()) -> SceneRasterizer:
+        """Return the rasterizer, with the settings of this one.
 
-        The last is taken where none can run: its own error says what is missing.
+        Its `selection_note` says in one line why the rasterizers before it were not selected. Where none can
+        run it is the last, whose own error says what is missing.
 
         Args:
-            deterministic: only one that gives the same bits every time will do.
-            wants: fields of `Attribution` that it has to offer.
+            deterministic: whether it has to give the same bits every time.
+            needs: fields of `Attribution` that it has to compute.
         """
-        knobs = {field.name: getattr(self, field.name) for field in fields(self)}
-        passed: list[str] = []
-        made, last = None, ""
-        for kind in ORDER[:-1]:
-            made, reason = _made(kind, knobs, deterministic, wants)
-            if made and not reason:
+        settings = {field.name: getattr(self, field.name) for field in fields(self)}
+        skipped: list[str] = []
+        selected = None
+        last_reason = ""
+        for kind in AUTO_ORDER[:-1]:
+            selected, reason = _try(kind, settings, deterministic, needs)
+            if selected and not reason:
                 break
-            passed.append(f"{kind.__name__.lower()}: {'the same' if reason == last else reason}")
-            made, last = None, reason
-        made = made or ORDER[-1](**knobs)
-        told = f" ({'; '.join(passed)})" if passed else ""
-        made.why = f"raster=auto: {made.name}{told}"
-        return made
+            shown = "the same" if reason == last_reason else reason
+            skipped.append(f"{kind.__name__.lower()}: {shown}")
+            selected = None
+            last_reason = reason
+        selected = selected or AUTO_ORDER[-1](**settings)
+        reasons = f" ({'; '.join(skipped)})" if skipped else ""
+        selected.selection_note = f"raster=auto: {selected.name}{reasons}"
+        return selected
 
 
-def _made(
-    kind: type[Rasterizer], knobs: dict[str, Any], deterministic: bool, wants: Collection[str]
-) -> tuple[Rasterizer | None, str]:
-    """A rasterizer, None where it refuses a knob; and why it will not do, "" where it will."""
-    if reason := kind.missing(build=False):
-        reason = reason.partition(";")[0]  # the remedy is for who asks for it by name
+def _try(
+    kind: type[SceneRasterizer], settings: dict[str, Any], deterministic: bool, needs: Collection[str]
+) -> tuple[SceneRasterizer | None, str]:
+    """Construct a rasterizer.
+
+    Returns: the rasterizer, or None where it refuses a setting; and why it cannot be used, "" where it can.
+    """
+    if reason := kind.unavailable_reason(can_build=False):
+        reason = reason.partition(";")[0]  # without the remedy, which is for users who ask for it by name
     try:
-        made = kind(**knobs)
+        raster = kind(**settings)
     except ValueError as error:
         return None, reason or str(error)
     if deterministic and not kind.deterministic:
-        reason = reason or "deterministic=true, and its last bits differ from time to time"
-    if lacking := set(wants) - kind.offers:
-        reason = reason or f"it cannot give {', '.join(sorted(lacking))}, which densify reads"
-    return made, reason
+        reason = reason or "deterministic=true, and its last bits vary between runs"
+    if lacking := set(needs) - kind.attribution_fields:
+        reason = reason or f"it cannot compute {', '.join(sorted(lacking))}, which densify reads"
+    return raster, reason

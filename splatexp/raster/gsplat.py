@@ -1,4 +1,4 @@
-"""gsplat's CUDA kernels behind our signature."""
+"""The CUDA kernels of gsplat behind our interface."""
 
 import weakref
 from collections.abc import Collection
@@ -8,82 +8,86 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from splatexp.cameras.pinhole import Camera, through_intrinsics
+from splatexp.cameras.pinhole import Camera, route_intrinsics_gradient
 from splatexp.gaussians.splats import Splats
 from splatexp.raster import gsplat_build
-from splatexp.raster.rasterizer import Rasterizer, Render, attribute_by_autograd, dropped
+from splatexp.raster.rasterizer import Render, SceneRasterizer, apply_dropout, attribute_by_autograd
 from splatexp.system import process_group
 from splatexp_kernels import door
 from splatexp_kernels.blend import Attribution
 
-LACKS = {"per_tile_max": 0, "max_splats_per_pixel": 0, "amp": "none"}  # knobs, and what they are at rest
+# Settings that gsplat does not support -> the only value that is accepted.
+UNSUPPORTED = {"per_tile_max": 0, "max_splats_per_pixel": 0, "amp": "none"}
 
 
-class Lists(NamedTuple):
-    """gsplat's lists of who is in which tile."""
+class TileLists(NamedTuple):
+    """gsplat's lists of the Gaussians in each tile."""
 
     isect_offsets: Tensor  # [C, tiles down, tiles across] int32
     flatten_ids: Tensor  # [pairs] int32
 
 
 @dataclass
-class Gsplat(Rasterizer):
-    """gsplat's `rasterization`; where its CUDA extension did not come compiled, the first run does it.
+class Gsplat(SceneRasterizer):
+    """gsplat's `rasterization`; its CUDA extension is compiled by the first run, where no wheel has it.
 
-    Differs: alpha is clamped at 0.999, not 0.99; half extents are whole pixels, for `cull_radius_px` too;
-    what is not finite is not culled; sums are atomic, so that their last bits differ from time to time;
-    shares in pixels are linear ones alone. Its authors have not tested other tiles than those of 16.
+    Differs: alpha is clamped at 0.999, not 0.99. Half extents are whole pixels, for `cull_radius_px` too.
+    Gaussians that are not finite are not culled. Sums are atomic, so their last bits vary between runs.
+    Attribution has its linear fields alone. gsplat's authors have tested tiles of 16 px alone.
     """
 
-    distributed: bool = False  # under torchrun: one scene over several GPUs, see `splatexp.run.distributed`
+    distributed: bool = (
+        False  # under torchrun, train one scene on several GPUs; see `splatexp.run.distributed`
+    )
 
     deterministic: ClassVar[bool] = False
-    offers: ClassVar[frozenset[str]] = frozenset({"weight_sum", "weighted"})
+    attribution_fields: ClassVar[frozenset[str]] = frozenset({"weight_sum", "weighted"})
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, rest in LACKS.items():
-            if getattr(self, name) != rest:
+        for name, only in UNSUPPORTED.items():
+            if getattr(self, name) != only:
                 raise ValueError(
-                    f"raster.{name}: expected {rest} with raster=gsplat, which has no such thing, "
+                    f"raster.{name}: expected {only} with raster=gsplat, which does not support it, "
                     f"got {getattr(self, name)}"
                 )
         if self.distributed:
-            self.offers = frozenset()  # type: ignore[misc]  # a process has not all the rows of a pixel
+            # a process does not hold all the rows of a pixel
+            self.attribution_fields = frozenset()  # type: ignore[misc]
 
     @property
     def backend(self) -> str:  # type: ignore[override]
-        """Of loss and optimizer: Triton's; where Triton cannot run torch's own operations, slower."""
+        """Return the backend of loss and optimizer: Triton, or slower torch where Triton cannot run."""
         return "reference" if door.gpu_missing() else "gpu"
 
     @property
     def device(self) -> torch.device:
-        """The current CUDA device."""
+        """Return the current CUDA device."""
         return torch.device("cuda", torch.cuda.current_device())
 
     @classmethod
-    def missing(cls, build: bool = True) -> str:
-        """What gsplat lacks; `build`: what can be compiled counts as there."""
-        return gsplat_build.missing(build)
+    def unavailable_reason(cls, can_build: bool = True) -> str:
+        """Return why gsplat cannot run; see `Rasterizer.unavailable_reason`."""
+        return gsplat_build.unavailable_reason(can_build)
 
-    def alone(self) -> Rasterizer:
-        """The same where one process has all rows."""
+    def single_process(self) -> SceneRasterizer:
+        """Return the same rasterizer for a single process that holds all rows."""
         return replace(self, distributed=False)
 
-    def require(self) -> None:
-        """As `Rasterizer` says; this may compile for minutes, and gsplat says so."""
-        super().require()
+    def ensure_available(self) -> None:
+        """Prepare for rendering; gsplat may compile its extension, which takes minutes, and says so."""
+        super().ensure_available()
         try:
             if self.distributed:
-                process_group.start()
-                process_group.one_by_one(gsplat_build.load)
+                process_group.init_process_group()
+                process_group.main_process_first(gsplat_build.load)
             else:
                 gsplat_build.load()
         except RuntimeError as error:
-            raise self.refusal(str(error)) from error
+            raise self.unavailable_error(str(error)) from error
         if reason := door.gpu_missing():
-            slow = f"raster=gsplat: loss and optimizer by torch, slower, for Triton cannot run ({reason})"
-            self.why = "; ".join(filter(None, [self.why, slow]))
+            slow = f"raster=gsplat: loss and optimizer use torch, which is slower, since {reason}"
+            self.selection_note = "; ".join(filter(None, [self.selection_note, slow]))
 
     def __call__(
         self,
@@ -96,32 +100,57 @@ class Gsplat(Rasterizer):
         depth: bool = False,
         dropout: Tensor | None = None,
     ) -> Render:
-        """As `Rasterizer` says."""
+        """Render the Gaussians; see `Rasterizer.__call__`."""
         import gsplat
 
-        scales, opacities = splats.drawn()
-        bands = (sh_degree + 1) ** 2 - 1  # those above get no gradient: where all rest, no optimizer step
+        scales, opacities = splats.render_params()
+        bands = (sh_degree + 1) ** 2 - 1  # higher bands get no gradient; without any, the optimizer skips shN
         coefficients = torch.cat([splats.sh0, splats.shN[:, :bands]], 1) if sh_degree else splats.sh0
         image, alpha, meta = gsplat.rasterization(
-            splats.means, splats.quats, scales, dropped(opacities, dropout), coefficients,
-            through_intrinsics(camera.viewmats, camera.Ks), camera.Ks.detach(), camera.width, camera.height,
-            near_plane=self.near, far_plane=self.far, radius_clip=self.cull_radius_px, eps2d=self.eps2d,
-            sh_degree=sh_degree, packed=False, tile_size=self.tile_size, backgrounds=background,
-            render_mode="RGB+ED" if depth else "RGB", absgrad=absgrad,
-            rasterize_mode="antialiased" if self.prefilter else "classic", distributed=self.distributed,
-        )  # fmt: skip
-        means2d, visible = meta["means2d"], (meta["radii"] > 0).all(-1)
+            splats.means,
+            splats.quats,
+            scales,
+            apply_dropout(opacities, dropout),
+            coefficients,
+            route_intrinsics_gradient(camera.viewmats, camera.Ks),
+            camera.Ks.detach(),
+            camera.width,
+            camera.height,
+            near_plane=self.near,
+            far_plane=self.far,
+            radius_clip=self.cull_radius_px,
+            eps2d=self.eps2d,
+            sh_degree=sh_degree,
+            packed=False,
+            tile_size=self.tile_size,
+            backgrounds=background,
+            render_mode="RGB+ED" if depth else "RGB",
+            absgrad=absgrad,
+            rasterize_mode="antialiased" if self.antialiased else "classic",
+            distributed=self.distributed,
+        )
+        means2d = meta["means2d"]
+        visible = (meta["radii"] > 0).all(-1)
         if means2d.requires_grad:
             means2d.retain_grad()
-        conics = torch.where(
-            visible[..., None], meta["conics"], 0
-        )  # gsplat leaves those of the culled unwritten
+        # gsplat leaves the conics of culled Gaussians uninitialized
+        conics = torch.where(visible[..., None], meta["conics"], 0)
         return Render(
-            image[..., :3], alpha, image[..., 3:] if depth else None, means2d, conics,
-            meta["radii"].to(means2d.dtype), visible, scales, opacities, meta["opacities"],
-            _absgrad(means2d) if absgrad else None, Lists(meta["isect_offsets"], meta["flatten_ids"]),
-            None, background,
-        )  # fmt: skip
+            image=image[..., :3],
+            alpha=alpha,
+            depth=image[..., 3:] if depth else None,
+            means2d=means2d,
+            conics=conics,
+            radii=meta["radii"].to(means2d.dtype),
+            visible=visible,
+            scales=scales,
+            opacities=opacities,
+            blended_opacities=meta["opacities"],
+            absgrad=_absgrad(means2d) if absgrad else None,
+            tiles=TileLists(meta["isect_offsets"], meta["flatten_ids"]),
+            colors=None,
+            background=background,
+        )
 
     def attribute(
         self,
@@ -132,11 +161,11 @@ class Gsplat(Rasterizer):
         *,
         want: Collection[str] | None = None,
     ) -> Attribution:
-        """As `Rasterizer` says."""
+        """Return the contributions of the Gaussians to pixels; see `Rasterizer.attribute`."""
         import gsplat
 
         geometry = render.means2d.detach(), render.conics.detach()
-        opacities = render.blended.detach()
+        opacities = render.blended_opacities.detach()
 
         def draw(features: Tensor) -> Tensor:
             return gsplat.rasterize_to_pixels(
@@ -147,12 +176,16 @@ class Gsplat(Rasterizer):
 
 
 def _absgrad(means2d: Any) -> Tensor:
-    """What backward fills with the absolute gradient: gsplat leaves that on the means themselves."""
-    filled, known = torch.zeros_like(means2d), weakref.ref(means2d)  # no cycle that would hold the memory
+    """Return the tensor that the backward pass fills with the absolute gradient.
 
-    def take(_: Tensor) -> None:
-        filled.copy_(known().absgrad)  # type: ignore[union-attr]
+    gsplat leaves that gradient as an attribute of the means themselves.
+    """
+    filled = torch.zeros_like(means2d)
+    reference = weakref.ref(means2d)  # without a cycle, which would keep the memory
+
+    def copy_absgrad(_: Tensor) -> None:
+        filled.copy_(reference().absgrad)  # type: ignore[union-attr]
 
     if means2d.requires_grad:
-        means2d.register_hook(take)
+        means2d.register_hook(copy_absgrad)
     return filled

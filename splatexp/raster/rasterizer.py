@@ -1,6 +1,6 @@
-"""What every rasterizer may be asked for, and what it gives.
+"""The interface of all rasterizers, and the result of rendering.
 
-Notation: C cameras, N Gaussians, [C,H,W,3] pictures before any clamp.
+Notation: C cameras, N Gaussians, [C,H,W,3] images, which are not clamped.
 """
 
 from __future__ import annotations
@@ -20,87 +20,87 @@ from splatexp_kernels.blend import Attribution
 
 @dataclass
 class Render:
-    """Pictures, and what the losses and density control want to know of their making."""
+    """Rendered images, with the intermediate results that losses and density control read."""
 
     image: Tensor  # [C,H,W,3]
     alpha: Tensor  # [C,H,W,1]
-    depth: Tensor | None  # [C,H,W,1] expected camera z, world units; 0 where nothing is
+    depth: Tensor | None  # [C,H,W,1] expected camera z, world units; 0 where nothing is rendered
     means2d: Tensor  # [C,N,2] px; keeps its gradient
     conics: Tensor  # [C,N,3] px^-2
     radii: Tensor  # [C,N,2] px
     visible: Tensor  # [C,N] bool, not culled
-    scales: Any  # [N,3] activated, in the graph; None of a plane
-    opacities: Tensor  # [N] activated, in the graph, before dropout
-    blended: Tensor  # [C,N] opacities as they were blended: after dropout, compensated where prefiltered
-    absgrad: Tensor | None  # [C,N,2] px^-1, filled by backward
-    tiles: Any  # by which `attribute` of the same rasterizer finds who is where
-    colors: Tensor | None  # likewise: [C,N,3] before blending, in the graph; 0 where not visible
-    background: Tensor | None  # [C,3]; None: black
+    scales: Any  # [N,3] activated, in the autograd graph; None for images
+    opacities: Tensor  # [N] activated, in the autograd graph, before dropout
+    blended_opacities: Tensor  # [C,N] after dropout and, where antialiased, compensation
+    absgrad: Tensor | None  # [C,N,2] px^-1, filled by the backward pass
+    tiles: Any  # the Gaussians in each tile, for `attribute` of the same rasterizer
+    colors: Tensor | None  # [C,N,3] before blending, in the graph; 0 where not visible
+    background: Tensor | None  # [C,3]; None for black
 
     @property
     def width(self) -> int:
-        """px."""
+        """Return the width of the images, px."""
         return self.image.shape[2]
 
     @property
     def height(self) -> int:
-        """px."""
+        """Return the height of the images, px."""
         return self.image.shape[1]
 
 
-class Drawing:
-    """What draws rows of some kind; its knobs are the fields of a dataclass."""
+class Rasterizer:
+    """A renderer of rows of one kind; subclasses are dataclasses whose fields are its settings."""
 
-    backend: str  # of the kernels of the loss and the optimizer
-    deterministic: ClassVar[bool] = True  # the same bits every time
-    offers: ClassVar[frozenset[str]] = frozenset()  # fields of `Attribution` that `attribute` can give
-    alternatives: ClassVar[
-        tuple[type[Drawing], ...]
-    ] = ()  # what a refusal may recommend; filled by `backends`
-    distributed = False  # over several GPUs: each process has a share of the rows
-    why = ""  # of one that raster=auto took: which, and why no better one
+    backend: str  # of the kernels that the loss and the optimizer use
+    deterministic: ClassVar[bool] = True  # whether equal inputs give equal bits
+    attribution_fields: ClassVar[frozenset[str]] = frozenset()  # fields that `attribute` can compute
+    alternatives: ClassVar[tuple[type[Rasterizer], ...]] = ()  # for error messages; filled by `backends`
+    distributed = False  # whether each of several processes holds a part of the rows
+    selection_note = ""  # of raster=auto: which rasterizer it has selected, and why no better one
 
     @property
     def name(self) -> str:
-        """What chooses it: raster=<name>."""
+        """Return the name of its option, as in raster=<name>."""
         return type(self).__name__.lower()
 
     @property
     def device(self) -> torch.device:
-        """Where it takes rows and cameras, and where its pictures are."""
+        """Return the device of rows, cameras and images."""
         return torch.device("cpu")
 
     @classmethod
-    def missing(cls, build: bool = True) -> str:
-        """Why this machine cannot run it, then what would help, in one line; "" where it can.
+    def unavailable_reason(cls, can_build: bool = True) -> str:
+        """Return why this machine cannot run it, and the remedy, in one line; "" where it can.
 
-        Quick, and nothing is compiled.
+        The answer is quick, and nothing is compiled.
 
         Args:
-            build: what the first run can still compile counts as there.
+            can_build: whether parts that the first run can compile count as available.
         """
         return ""
 
-    def alone(self) -> Drawing:
-        """The same where one process has all rows."""
+    def single_process(self) -> Rasterizer:
+        """Return the same rasterizer for a single process that holds all rows."""
         return self
 
-    def equipped(self, rows: Any) -> Any:
-        """First rows, with the parameters that it needs of them besides those of their kind."""
+    def with_required_params(self, rows: Any) -> Any:
+        """Add the parameters that the rasterizer needs to rows that lack them, and return the rows."""
         return rows
 
-    def require(self) -> None:
-        """Make it ready to draw; what has to be compiled first is compiled here.
+    def ensure_available(self) -> None:
+        """Prepare for rendering; parts that have to be compiled are compiled here.
 
         Raises: ValueError, one line with reason and remedy, where this machine cannot run it.
         """
-        if reason := self.missing():
-            raise self.refusal(reason)
+        if reason := self.unavailable_reason():
+            raise self.unavailable_error(reason)
 
-    def refusal(self, reason: str) -> ValueError:
-        """That this machine cannot run it and why, and what it can run, in one line."""
-        able = [f"raster={kind.__name__.lower()}" for kind in self.alternatives if not kind.missing()]
-        others = f"; what can: {', '.join(able)}" if able else ""
+    def unavailable_error(self, reason: str) -> ValueError:
+        """Return the error for a machine that cannot run it; it names what the machine can run."""
+        available = [
+            f"raster={kind.__name__.lower()}" for kind in self.alternatives if not kind.unavailable_reason()
+        ]
+        others = f"; available here: {', '.join(available)}" if available else ""
         return ValueError(f"raster: {self.name} cannot run here: {reason}{others}")
 
     def __call__(
@@ -114,18 +114,18 @@ class Drawing:
         depth: bool = False,
         dropout: Tensor | None = None,
     ) -> Render:
-        """Draw the Gaussians.
+        """Render the Gaussians.
 
-        Gradients: every parameter, and `camera.viewmats` and `camera.Ks` where they want one.
+        Gradients reach every parameter, and `camera.viewmats` and `camera.Ks` where they require one.
 
         Args:
-            sh_degree: at most that of the splats; bands above it rest.
-            background: [C,3] behind what stays transparent; None: black.
-            absgrad: have backward fill `absgrad`.
-            depth: also blend the depths.
-            dropout: [N] factors of the opacities in this picture, which stay at most 1; None: 1.
+            sh_degree: at most that of the splats; higher bands are not used and get no gradient.
+            background: [C,3] behind transparent pixels; None for black.
+            absgrad: have the backward pass fill `Render.absgrad`.
+            depth: render the depth too.
+            dropout: [N] factors of the opacities, which stay at most 1; None for no dropout.
 
-        Raises: RuntimeError where the kernels are missing, with the remedy.
+        Raises: RuntimeError, with the remedy, where the kernels are missing.
         """
         raise NotImplementedError
 
@@ -138,33 +138,34 @@ class Drawing:
         *,
         want: Collection[str] | None = None,
     ) -> Attribution:
-        """Every Gaussian's exact share in the pixels of a render, dropout included.
+        """Return the exact contribution of every Gaussian to the pixels of a render, dropout included.
 
         Args:
-            maps: [C,H,W,M]; M may be 0.
-            threshold: a map's pixel above it is a hit.
-            target: [C,H,W,3] what the picture should be, for what leaving a Gaussian out would do.
-            want: names of the fields; the cheap ALWAYS come anyway. None: those, and with `target` LEFT_OUT.
-                A field that is not among `offers` is None.
+            maps: [C,H,W,M] pixel maps, whose sums weighted by a Gaussian's contributions are computed; M may
+                be 0.
+            threshold: above which the pixel of a map counts as a hit.
+            target: [C,H,W,3] the image to reach, for the effect of leaving a Gaussian out.
+            want: names of the fields to compute, besides the cheap ALWAYS. None stands for those,
+                and with `target` for LEFT_OUT too. Fields outside `attribution_fields` are None.
         """
         raise NotImplementedError
 
 
 @dataclass
-class Rasterizer(Drawing):
-    """The knobs of all rasterizers of scenes; one that cannot honour a knob refuses it."""
+class SceneRasterizer(Rasterizer):
+    """The settings of all rasterizers of scenes; a rasterizer refuses a setting that it does not support."""
 
-    near: float = 0.01  # world units; nearer Gaussians are not drawn
-    far: float = 1e10
+    near: float = 0.01  # world units; nearer Gaussians are not rendered
+    far: float = 1e10  # world units; farther Gaussians are not rendered
     eps2d: float = 0.3  # px^2, added to the diagonal of every 2D covariance
-    prefilter: bool = False  # antialiasing: dim what eps2d widens
-    tile_size: int = 16  # 8, 16 or 32: a tile has its square of pixels
-    per_tile_max: int = 0  # a tile keeps so many nearest Gaussians; 0: all
-    max_splats_per_pixel: int = 0  # a pixel stops after so many contributions; 0: never
-    cull_radius_px: float = 0.0  # Gaussians of this half extent or less are not drawn
-    amp: str = "none"  # none, bf16, fp16: precision of colours and their gradients, see `lowered`
+    antialiased: bool = False  # multiply opacities by gsplat's compensation for eps2d
+    tile_size: int = 16  # 8, 16 or 32 px, the side of a tile
+    per_tile_max: int = 0  # largest number of Gaussians in a tile, the nearest ones; 0: no limit
+    max_splats_per_pixel: int = 0  # largest number of contributions to a pixel; 0: no limit
+    cull_radius_px: float = 0.0  # Gaussians of this half extent or less are not rendered
+    amp: str = "none"  # none, bf16 or fp16: emulated precision of colours and their gradients
 
-    offers: ClassVar[frozenset[str]] = frozenset(Attribution._fields)  # what `attribute` can give
+    attribution_fields: ClassVar[frozenset[str]] = frozenset(Attribution._fields)
 
     def __post_init__(self) -> None:
         if not 0 <= self.near < self.far:
@@ -178,8 +179,8 @@ class Rasterizer(Drawing):
         check_choice("raster.amp", self.amp, PRECISIONS)
 
 
-def dropped(opacities: Tensor, dropout: Tensor | None) -> Tensor:
-    """Opacities [N] times the factors of a dropout [N], at most 1; None: as they are."""
+def apply_dropout(opacities: Tensor, dropout: Tensor | None) -> Tensor:
+    """Return opacities [N] multiplied by the factors of a dropout [N], at most 1; None changes nothing."""
     if dropout is None:
         return opacities
     if dropout.shape != opacities.shape:
@@ -188,19 +189,20 @@ def dropped(opacities: Tensor, dropout: Tensor | None) -> Tensor:
 
 
 def attribute_by_autograd(draw: Callable[[Tensor], Tensor], count: int, maps: Tensor) -> Attribution:
-    """Shares in pixel maps [C,H,W,M] for a rasterizer that can only be differentiated.
+    """Return the linear fields of an attribution, for a rasterizer that has no kernel for it.
 
-    A pixel of `draw` is a sum of weights times features, so the gradient of sum(map * picture) with respect
-    to a feature is the sum of weight times map, whatever the features are: here 0.
+    A pixel of `draw` is a sum of weights times features, so the gradient of sum(map * image) with respect to
+    a feature is the sum of weight times map, for any features: here 0.
 
     Args:
-        draw: features [C,N,D] -> picture [C,H,W,D] on black, for any D, blended as they are: no SH, no
-            offset. Geometry and opacities are those of the render; they need no gradient, and get none.
+        draw: renders features [C,N,D] as they are, without SH and offset, to an image [C,H,W,D] on black, for
+            any D. Geometry and opacities are those of the render, without gradient.
         count: N.
+        maps: [C,H,W,M].
 
-    Returns: weight_sum and weighted; the others, which are not linear, are None.
+    Returns: weight_sum and weighted; the other fields, which are not linear, are None.
     """
-    maps = torch.nn.functional.pad(maps.detach(), (0, 1), value=1.0)  # the last map is of ones
+    maps = torch.nn.functional.pad(maps.detach(), (0, 1), value=1.0)  # the last map is 1 everywhere
     with torch.enable_grad():
         features = maps.new_zeros(len(maps), count, maps.shape[-1], requires_grad=True)
         (shares,) = torch.autograd.grad((draw(features) * maps).sum(), features)

@@ -1,4 +1,4 @@
-"""What training starts from: points of the scene, random ones, or the Gaussians of a file."""
+"""Initialization: the first Gaussians, from points of the scene, random points, or a .ply file."""
 
 from dataclasses import dataclass, field
 
@@ -6,29 +6,29 @@ import torch
 from torch import Tensor
 
 from splatexp.data.scene import Scene
-from splatexp.gaussians.geometry import spacing
+from splatexp.gaussians.geometry import neighbor_distance
 from splatexp.gaussians.splats import Splats
 from splatexp.io.ply import SH_C0, load_ply
 from splatexp.settings.checks import check_choice, check_range
 from splatexp.system.rng import generator
-from splatexp.train.frusta import frusta
+from splatexp.train.frusta import random_points_in_view
 
 
 @dataclass
-class Model:
-    """What training starts from; called with a scene, it makes the rows.
+class SceneModel:
+    """The settings of the first Gaussians of a scene; called with the scene, it makes them.
 
-    init: sfm (the scene's points), random (in the cameras' frusta), ply (a file), auto (sfm where the scene
-    has points, else random). A .ply keeps its own opacities and scales.
+    `init` is sfm (the points of the scene), random (points in the cameras' frusta), ply (the Gaussians of a
+    file, with their own opacities and scales), or auto (sfm where the scene has points, else random).
     """
 
     init: str = "auto"
-    init_points: int = 0  # at most so many rows; 0: all points of the scene or file, 100,000 random ones
+    init_points: int = 0  # largest number of Gaussians; 0: all of the scene or file, or 100,000 random ones
     init_path: str = field(default="", metadata={"unit": "path"})  # the .ply
-    sh_degree: int = 3  # 0 to 4; a file's further bands are dropped, missing ones start at 0
-    isotropic: bool = False  # one scale for all three axes
+    sh_degree: int = 3  # 0 to 4; higher bands of a file are dropped, missing ones are 0
+    isotropic: bool = False  # one scale for all three axes of a Gaussian
     init_opacity: float = 0.1
-    init_scale: float = 1.0  # times the spacing of the points
+    init_scale: float = 1.0  # multiplied by the distance to the nearest points
 
     def __post_init__(self) -> None:
         check_choice("model.init", self.init, ("auto", "sfm", "random", "ply"))
@@ -38,11 +38,12 @@ class Model:
         check_range("model.init_scale", self.init_scale, 1e-6)
         if (self.init == "ply") != bool(self.init_path):
             raise ValueError(
-                f"model.init_path: expected with init=ply alone, got {self.init_path!r} with init={self.init}"
+                f"model.init_path: expected a file with model.init=ply and none otherwise, "
+                f"got {self.init_path!r} with model.init={self.init}"
             )
 
     def __call__(self, scene: Scene, seed: int = 0) -> Splats:
-        """The first rows, from (scene, seed) alone.
+        """Make the first rows; they depend on `scene` and `seed` alone.
 
         Raises: ValueError for a scene without points or a file without Gaussians.
         """
@@ -58,22 +59,29 @@ class Model:
         points, colors = scene.points, scene.colors
         if points is None or colors is None or not len(points):
             if self.init == "sfm":
-                raise ValueError(f"model.init=sfm: {scene.name} has no points; use model.init=random")
+                raise ValueError(
+                    f"model.init: expected random for {scene.name}, which has no points, got sfm"
+                )
             points = None
         if self.init == "random" or points is None or colors is None:
-            points, colors = frusta(scene, self.init_points or 100_000, random)
+            points, colors = random_points_in_view(scene, self.init_points or 100_000, random)
         else:
             keep = self._pick(len(points), random)
             points, colors = points[keep], colors[keep] / 255
-        return self.at(points, colors, scene.extent)
+        return self.from_points(points, colors, scene.extent)
 
-    def at(self, points: Tensor, colors: Tensor, extent: float) -> Splats:
-        """Round rows at points [P,3] with colours [P,3] in [0,1], as wide as the points are apart.
+    def from_points(self, points: Tensor, colors: Tensor, extent: float) -> Splats:
+        """Make round Gaussians at points [P,3], as wide as the points are apart.
+
+        Args:
+            points: [P,3] world units.
+            colors: [P,3] in [0,1].
+            extent: of the scene, world units.
 
         Source: Kerbl et al. 2023, section 5.1.
         """
         count = len(points)
-        scales = (self.init_scale * spacing(points)).log()[:, None]
+        scales = (self.init_scale * neighbor_distance(points)).log()[:, None]
         params = {
             "means": points.float(),
             "quats": torch.tensor([1.0, 0.0, 0.0, 0.0]).repeat(count, 1),
@@ -85,13 +93,13 @@ class Model:
         return Splats(params, extent)
 
     def _pick(self, count: int, random: torch.Generator) -> Tensor:
-        """Rows to keep, in order: all, or `init_points` drawn without replacement."""
+        """Return the sorted indices of the points to keep: all, or `init_points` without replacement."""
         if not 0 < self.init_points < count:
             return torch.arange(count)
         return torch.randperm(count, generator=random)[: self.init_points].sort().values
 
 
 def _with_bands(shN: Tensor, degree: int) -> Tensor:
-    """Higher coefficients [N,K-1,3] cut or filled with zeros to a degree."""
+    """Return SH coefficients above degree 0 [N,K-1,3] cut, or filled with zeros, to a degree."""
     bands = (degree + 1) ** 2 - 1
     return torch.nn.functional.pad(shN[:, :bands], (0, 0, 0, max(0, bands - shN.shape[1])))

@@ -1,4 +1,4 @@
-"""The training loop, and nothing else. It calls plug-ins; plug-ins never call it."""
+"""The training loop. It calls the parts of a recipe; none of them calls it."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -10,30 +10,30 @@ import torch
 from torch import Tensor
 
 from splatexp.data.scene import Scene
-from splatexp.data.view_cache import Resident
+from splatexp.data.view_cache import ViewCache
 from splatexp.densify.context import Context
 from splatexp.gaussians.rows import Rows
 from splatexp.poses.learned import Rig
 from splatexp.raster.rasterizer import Render
-from splatexp.system.devices import sent, synchronize
+from splatexp.system.devices import synchronize, to_device
 from splatexp.system.rng import generator
-from splatexp.train.progress import Bar
+from splatexp.train.progress import ProgressBar
 from splatexp.train.recipe import Recipe
-from splatexp.train.step_log import Record, Sight, together
+from splatexp.train.step_log import StepLog, StepOutput, merge_outputs
 
 
-class Log(Protocol):
-    """Where the numbers of a run go."""
+class MetricLogger(Protocol):
+    """A receiver of logged values, such as the trackers of a run."""
 
     def log(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Numbers of a step, by name."""
+        """Log the values of a step, by name."""
 
 
 @dataclass
 class TrainResult:
-    """What training took. Seconds are of the steps alone: no evaluation, no logs, no files."""
+    """The duration and the last loss of a training."""
 
-    seconds: float
+    seconds: float  # of the steps alone, without evaluation, logging and files
     steps: int
     loss: float  # of the last step
 
@@ -44,8 +44,8 @@ def train(
     recipe: Recipe,
     *,
     start: int = 0,
-    record: Record | None = None,
-    tracker: Log | None = None,
+    step_log: StepLog | None = None,
+    tracker: MetricLogger | None = None,
     log_every: int = 50,
     progress: bool = True,
     on_step: Callable[[int, Rows], None] | None = None,
@@ -56,141 +56,154 @@ def train(
         splats: the Gaussians to start from; those of a checkpoint with `start` above 0.
         scene: the views to fit.
         recipe: every setting that can change a number.
-        start: the steps that are done already.
-        record: the sums over the run so far, of which the logged rows are made.
-        tracker: gets a row of numbers every `log_every` steps, and after the last.
+        start: the number of steps that are done already.
+        step_log: the sums over the run so far, from which the logged rows are made.
+        tracker: receives a row of values every `log_every` steps, and after the last.
         progress: whether to show a progress bar.
         on_step: called after each step, off the clock, with the step and the rows.
 
     Raises: FloatingPointError where a loss is not finite.
     """
-    record = record or Record()
+    step_log = step_log or StepLog()
     steps, seed, backend = recipe.steps, recipe.seed, recipe.raster.backend
     densify, importance, optimizer, rate = recipe.densify, recipe.importance, recipe.optimizer, recipe.rate
     if not start:
-        importance.begin(splats, seed)
-        rate.begin(splats, scene)
+        importance.initialize(splats, seed)
+        rate.initialize(splats, scene)
     schedule = recipe.schedule.fitted(scene.train)
-    views = Resident(scene.train, recipe.raster.device)
+    views = ViewCache(scene.train, recipe.raster.device)
     rig = recipe.camera.rig(scene, splats, views)
     context = Context(seed=seed, steps=steps, scene=scene, raster=recipe.raster, views=rig.views)
-    look = _Look(splats, scene, views, rig, recipe, record)
-    step, total = start - 1, torch.tensor(math.nan)
-    with Bar(start, steps, progress) as bar:
-        for step in range(start, start if record.ended else steps):
-            with record.clock("seconds"):
-                splats.between = not splats.waiting  # else this backward pass adds to what earlier ones left
-                context.factor = schedule.factor(step)
+    forward_backward = _ForwardBackward(splats, scene, views, rig, recipe, step_log)
+    step = start - 1
+    total = torch.tensor(math.nan)
+    with ProgressBar(start, steps, progress) as bar:
+        for step in range(start, start if step_log.stopped_early else steps):
+            with step_log.timer("seconds"):
+                # gradients of earlier steps that wait for their update are part of the rows' state
+                splats.consistent = not splats.has_gradients
+                context.downscale = schedule.downscale(step)
                 context.sh_degree = schedule.sh_degree(step, splats.sh_degree)
-                rate.ready(splats, scene, step, steps)
-                sights = look(step, context)
-                splats.between = False
-                sight = together(sights)
-                total = sight.total
-                with record.clock("control"):
-                    for each in sights:
+                rate.before_step(splats, scene, step, steps)
+                outputs = forward_backward(step, context)
+                splats.consistent = False
+                output = merge_outputs(outputs)
+                total = output.total
+                with step_log.timer("densify_seconds"):
+                    for each in outputs:
                         densify.observe(step, splats, each.render, each.camera)
-                rates = schedule.rates(step, steps, len(splats), splats.initial, splats.sh_degree)
-                visible = torch.cat([each.render.visible for each in sights])
-                optimizer.step(splats, step, rates=rates, visible=visible, backend=backend)
+                factors = schedule.lr_factors(
+                    step, steps, len(splats), splats.initial_count, splats.sh_degree
+                )
+                visible = torch.cat([each.render.visible for each in outputs])
+                optimizer.step(splats, step, lr_factors=factors, visible=visible, backend=backend)
                 importance.update(splats, step, steps, backend, seed)
                 rig.update(step, steps, backend)
-                rate.update(splats, scene, recipe.raster, sights[-1].terms, step, steps)
-                context.cap = rate.count(splats, step, steps)
-                context.worth = rate.worth(splats, step)
-                context.rate = optimizer.means * rates["means"] * splats.extent
-                with record.clock("control"):
+                rate.after_backward(splats, scene, recipe.raster, outputs[-1].terms, step, steps)
+                context.max_rows = rate.max_rows(splats, step, steps)
+                context.min_gain = rate.min_gain(splats, step)
+                context.means_lr = optimizer.means * factors["means"] * splats.extent
+                with step_log.timer("densify_seconds"):
                     for edit in chain(densify.plan(step, splats, context), rate.plan(splats, step, steps)):
-                        record.edited(edit, splats.apply(edit))
+                        step_log.count_edit(edit, splats.apply(edit))
                 recipe.smoothing.update(splats, rig.train, step, steps)
-                last = optimizer.finish(splats, sights[-1], recipe.raster, step, steps, record.best)
-                record.stepped(total, last and step + 1 < steps)
-                splats.between = True
+                last = optimizer.end_step(splats, outputs[-1], recipe.raster, step, steps, step_log.best)
+                step_log.end_step(total, last and step + 1 < steps)
+                splats.consistent = True
                 due = last or (step + 1) % log_every == 0
                 if due:
-                    record.confirm()
-                    synchronize(recipe.raster.device)  # what the clock has not seen yet is no step's work
+                    step_log.check_pending_loss()
+                    synchronize(recipe.raster.device)  # so that the clock includes the device's work
             if bar.due or last:
-                bar.draw(step + 1, f"loss {total.item():.4f}  {sight.psnr:5.2f} dB  N {len(splats):,}")
+                bar.draw(step + 1, f"loss {total.item():.4f}  {output.psnr:5.2f} dB  N {len(splats):,}")
             if tracker is not None and due:
-                with record.clock("logging"):
-                    values = record.row(sight, splats, weight=recipe.loss.ssim, backend=backend)
-                    values |= look.status(step, context) | optimizer.rates(rates, splats)
+                with step_log.timer("log_seconds"):
+                    values = step_log.metrics(output, splats, weight=recipe.loss.ssim, backend=backend)
+                    values |= forward_backward.metrics(step, context)
+                    values |= optimizer.learning_rates(factors, splats)
                     tracker.log(step, values)
             if on_step is not None:
                 on_step(step, splats)
             if last:
                 break
-    return TrainResult(record.seconds, step + 1 - start, total.item())
+    return TrainResult(step_log.seconds, step + 1 - start, total.item())
 
 
 @dataclass
-class _Look:
-    """Draws the views of a step, one by one, and differentiates the mean of what they lose."""
+class _ForwardBackward:
+    """Renders the views of a step one by one, and differentiates the mean of their losses."""
 
     splats: Rows
     scene: Scene
-    views: Resident
+    views: ViewCache
     rig: Rig
     recipe: Recipe
-    record: Record
+    step_log: StepLog
 
-    def __call__(self, step: int, context: Context) -> list[Sight]:
-        """What was seen; where a view fails, no gradient is left behind."""
+    def __call__(self, step: int, context: Context) -> list[StepOutput]:
+        """Return the render and the loss of every view, after their backward passes.
+
+        Where a view fails, the gradients of the step are dropped, so that none of half a step remains.
+        """
         recipe, seed, device = self.recipe, context.seed, self.recipe.raster.device
         batch = recipe.batch
-        behind = _background(self.scene, step, seed)
-        channels = {
+        background = _background(self.scene, step, seed)
+        requests = {
             "sh_degree": context.sh_degree,
-            "background": sent(behind, device)[None],
-            "absgrad": "absgrad" in recipe.densify.channels(step),
-            "dropout": recipe.dropout.factors(step, context.steps, len(self.splats), seed, device),
+            "background": to_device(background, device)[None],
+            "absgrad": "absgrad" in recipe.densify.render_requests(step),
+            "dropout": recipe.dropout.opacity_factors(step, context.steps, len(self.splats), seed, device),
         }
-        sights = []
+        outputs = []
         try:
             for number in range(step * batch, (step + 1) * batch):
                 index = self.scene.sample(number, seed)
                 view = self.views[index]
-                self.views.ahead(self.scene.sample(number + 1, seed))
-                target, mask, camera = view.target(context.factor, behind)
+                self.views.prefetch(self.scene.sample(number + 1, seed))
+                target, mask, camera = view.target(context.downscale, background)
                 camera = self.rig.camera(index, camera, step)
-                render = recipe.raster(self.splats, camera, **channels)
+                render = recipe.raster(self.splats, camera, **requests)
                 terms = self._terms(step, context.steps, render, target, mask)
                 if batch > 1:
                     terms = {name: term / batch for name, term in terms.items()}
-                total = self.record.weigh(step, terms, self.splats)
+                total = self.step_log.total_loss(step, terms, self.splats)
                 total.backward()
+                # density control reads the gradients of a view's own loss, whatever the batch size is
                 for grad in (render.means2d.grad, render.absgrad) if batch > 1 else ():
                     if grad is not None:
-                        grad *= batch  # density control goes by the loss of a view, however many there are
-                sights.append(Sight(step, terms, total.detach(), render, target, mask, camera))
+                        grad *= batch
+                outputs.append(StepOutput(step, terms, total.detach(), render, target, mask, camera))
         except BaseException:
-            if self.splats.between:  # no gradient was waiting: what there is, is of half a step
+            if self.splats.consistent:  # no gradients of earlier steps are among them
                 self.splats.drop_gradients()
             raise
-        return sights
+        return outputs
 
-    def status(self, step: int, context: Context) -> dict[str, float]:
-        """Where all but the optimizer stand after a step, by name, for the record."""
-        steps, splats = context.steps, self.splats
-        values = {"sh_degree": context.sh_degree, "factor": context.factor}
-        values |= {f"lambda_{name}": r.strength(step, steps) for name, r in self.recipe.regularizer.items()}
-        values |= self.recipe.densify.status(step, splats, context) | self.recipe.importance.status(step)
-        return values | self.recipe.rate.status(splats, step) | self.rig.status(step, steps)
+    def metrics(self, step: int, context: Context) -> dict[str, float]:
+        """Return what all parts but the optimizer log after a step, by name."""
+        recipe, steps, splats = self.recipe, context.steps, self.splats
+        values: dict[str, float] = {"sh_degree": context.sh_degree, "downscale": context.downscale}
+        values |= {f"lambda_{name}": r.weight_at(step, steps) for name, r in recipe.regularizer.items()}
+        values |= recipe.densify.metrics(step, splats, context)
+        values |= recipe.importance.metrics(step)
+        values |= recipe.rate.metrics(splats, step)
+        return values | self.rig.metrics(step, steps)
 
     def _terms(
         self, step: int, steps: int, render: Render, target: Tensor, mask: Tensor | None
     ) -> dict[str, Tensor]:
-        """What a view loses, by name."""
-        terms = self.recipe.loss(render.image, target, mask, backend=self.recipe.raster.backend)
-        active = {name: r for name, r in self.recipe.regularizer.items() if r.active(step)}
-        terms |= {name: r(render, self.splats, step, steps) for name, r in active.items()}
-        terms |= self.recipe.rate.terms(self.splats, self.scene, step, steps)
-        return terms | self.recipe.importance.terms(self.splats, render, step, steps) | self.rig.terms(step)
+        """Return the weighted terms of a view's loss, by name."""
+        recipe, splats = self.recipe, self.splats
+        terms = recipe.loss(render.image, target, mask, backend=recipe.raster.backend)
+        active = {name: r for name, r in recipe.regularizer.items() if r.active(step)}
+        terms |= {name: r(render, splats, step, steps) for name, r in active.items()}
+        terms |= recipe.rate.loss_terms(splats, self.scene, step, steps)
+        terms |= recipe.importance.loss_terms(splats, render, step, steps)
+        return terms | self.rig.loss_terms(step)
 
 
 def _background(scene: Scene, step: int, seed: int) -> Tensor:
-    """The colour [3] behind the Gaussians at a step, on the CPU."""
+    """Return the colour [3] behind the Gaussians in a step, on the CPU."""
     if scene.random_background:
         return torch.rand(3, generator=generator("background", seed, step))
     return torch.tensor(scene.background or (0.0, 0.0, 0.0))

@@ -1,4 +1,4 @@
-"""Adam over the parameters of Gaussians, one fused update each, with the moments that `Splats` carries."""
+"""Adam over the parameters of Gaussians: one fused update per parameter, with moments held by the rows."""
 
 import math
 from collections.abc import Mapping
@@ -11,23 +11,24 @@ from torch.nn.functional import softplus
 
 from splatexp.gaussians.rows import Rows
 from splatexp.gaussians.splats import PARAMS
-from splatexp.schedules.curve import check_turns
+from splatexp.schedules.curve import check_phases
 from splatexp.settings.checks import STEPS, check_range
 from splatexp_kernels.adam import adam
 
 if TYPE_CHECKING:
-    from splatexp.raster.rasterizer import Drawing
-    from splatexp.train.step_log import Sight
+    from splatexp.raster.rasterizer import Rasterizer
+    from splatexp.train.step_log import StepOutput
 
 
 @dataclass
-class Decay:
-    """Weight decay by parameter: an update draws towards 0 by this share of its learning rate; 0: off.
+class WeightDecay:
+    """Decoupled weight decay by parameter, as a multiple of the learning rate; 0 is off.
 
-    Scales and opacities decay as activated.
+    An update multiplies the parameter by 1 - decay * learning rate. For scales and opacities, that holds of
+    the activated values.
 
     Source: Loshchilov and Hutter 2019, "Decoupled weight decay", algorithm 2 (AdamW).
-    Differs: the logarithm and the logit themselves would decay towards a scale of 1 and an opacity of 0.5.
+    Differs: decay of the stored values would lead to scales of 1 and opacities of 0.5.
     """
 
     means: float = 0.0
@@ -39,19 +40,25 @@ class Decay:
 
     def __post_init__(self) -> None:
         for name in PARAMS:
-            check_range(f"decay.{name}", getattr(self, name), 0)
+            check_range(f"optimizer.weight_decay.{name}", getattr(self, name), 0)
 
     @torch.no_grad()
-    def apply(self, name: str, param: Tensor, share: float, rows: Tensor | None) -> None:
-        """Take `share`, in (0, 1), from a parameter in place, in the rows [N] bool alone where given."""
-        # a device would have to tell how many rows there are: there all are reckoned
+    def apply(self, name: str, param: Tensor, fraction: float, rows: Tensor | None) -> None:
+        """Decrease a parameter by a fraction of its activated value, in place.
+
+        Args:
+            name: of the parameter, which says how it is activated.
+            fraction: in (0, 1).
+            rows: [N] bool, the rows that decay; None for all.
+        """
+        # indexing by a mask waits for a device to count the rows, so there the new value of all is computed
         old = param[rows] if rows is not None and param.is_cpu else param
         if name == "log_scales":
-            new = old + math.log1p(-share)
-        elif name == "opacity_logits":  # logit of (1 - share) * sigmoid
-            new = old + math.log1p(-share) - softplus(old + math.log(share))
+            new = old + math.log1p(-fraction)
+        elif name == "opacity_logits":  # the logit of (1 - fraction) * sigmoid(old)
+            new = old + math.log1p(-fraction) - softplus(old + math.log(fraction))
         else:
-            new = old * (1 - share)
+            new = old * (1 - fraction)
         if rows is None:
             param.copy_(new)
         elif param.is_cpu:
@@ -61,111 +68,147 @@ class Decay:
 
 
 @dataclass
-class Updates:
-    """Adam's updates of rows of any kind; a parameter without a gradient rests.
+class Optimizer:
+    """Adam for rows of any kind; a parameter without a gradient is not updated.
 
-    Between updates that `update_every` holds back, gradients add up in `.grad` (a sum, not a mean) and move
-    with their rows; an update takes the sum and drops it. What has not been taken by the end of a run is
-    lost. Density control is not concerned, for it reads `means2d.grad` of each step's render, but for the
-    channels `grad3d` and `opacity_pull`, which see the sum so far.
+    With `update_every` above 1, gradients accumulate in `.grad` (as a sum, not a mean) and move with their
+    rows; an update uses the sum and drops it. Gradients that no update has used by the end of a run are
+    lost. Density control reads `means2d.grad` of each step's render, so it is not affected, except for the
+    statistics `grad3d` and `opacity_pull`, which read the sum so far.
 
     Source: Kingma and Ba 2015; several steps per update: "Improved-GS" (arXiv 2508.12313).
     """
 
-    NAMES: ClassVar[tuple[str, ...]] = ()  # of the parameters; each field of such a name is a learning rate
-    SEEN: ClassVar[dict[str, tuple[str, ...]]] = {}  # statistic of the rows that were seen -> whose
+    PARAM_NAMES: ClassVar[tuple[str, ...]] = ()  # each is also a field, the parameter's learning rate
+    # name of the statistic that marks the rows seen since the last update -> the parameters that it is for
+    SEEN_STATS: ClassVar[dict[str, tuple[str, ...]]] = {}
 
     beta1: float = 0.9
     beta2: float = 0.999
     eps: float = 1e-15
-    sparse: bool = False  # rows that no view has seen since the last update rest, and so do their moments
-    update_every: list[int] = field(default_factory=lambda: [1])  # steps per update, in turn
-    update_until: list[int] = field(default_factory=list, metadata=STEPS)  # where each but the last ends
+    sparse: bool = False  # do not update rows (nor their moments) that no view has seen since the last update
+    update_every: list[int] = field(
+        default_factory=lambda: [1]
+    )  # steps per update, one value for each phase of the run
+    update_until: list[int] = field(
+        default_factory=list, metadata=STEPS
+    )  # step at which each phase but the last ends
 
     def __post_init__(self) -> None:
-        for name in (*self.NAMES, "eps"):
+        for name in (*self.PARAM_NAMES, "eps"):
             check_range(f"optimizer.{name}", getattr(self, name), 0)
         for name in ("beta1", "beta2"):
             check_range(f"optimizer.{name}", getattr(self, name), 0, 1 - 1e-9)
-        check_turns(
+        check_phases(
             ("optimizer.update_every", "optimizer.update_until"), self.update_every, self.update_until
         )
 
-    def updates(self, name: str, step: int) -> int:
-        """How often a parameter is updated up to and with a step; -1 is before the first.
+    def update_count(self, name: str, step: int) -> int:
+        """Return the number of updates of a parameter up to and including a step; -1 is before the first.
 
-        It follows from the step alone, so that a resumed run corrects the bias of its moments as one that
-        was not interrupted. A parameter that had no gradient (bands of a degree still to come) is counted as
-        if it had been 0.
+        The count follows from the step alone, so that a resumed run corrects the bias of its moments like an
+        uninterrupted one. Updates that are skipped because a parameter has no gradient yet (as SH bands of a
+        later degree) are counted too.
         """
-        least = self._every(name)
+        interval = self._min_interval(name)
         count, begin = 0, 0
         for every, until in zip(self.update_every, [*self.update_until, step + 1], strict=True):
             end = max(begin, min(until, step + 1))
-            slower = max(every, least)
+            slower = max(every, interval)
             count += end // every * every // slower - begin // every * every // slower
             begin = end
         return count
 
-    def _every(self, name: str) -> int:
-        """Steps between updates of a parameter at least."""
+    def _min_interval(self, name: str) -> int:
+        """Return the smallest number of steps between two updates of a parameter."""
         return 1
 
-    def rates(self, factors: Mapping[str, float], splats: Rows) -> dict[str, float]:
-        """The learning rates `lr_<parameter>` that factors by parameter give, for the record."""
+    def learning_rates(self, factors: Mapping[str, float], splats: Rows) -> dict[str, float]:
+        """Return the learning rates as `lr_<parameter>`, for the log.
+
+        Args:
+            factors: of the learning rates, by parameter.
+        """
         rates = {f"lr_{name}": getattr(self, name) * factor for name, factor in factors.items()}
         return rates | {"lr_means": rates["lr_means"] * splats.extent}
 
-    def finish(
-        self, splats: Rows, sight: "Sight", raster: "Drawing", step: int, steps: int, best: list[float]
+    def end_step(
+        self,
+        splats: Rows,
+        output: "StepOutput",
+        raster: "Rasterizer",
+        step: int,
+        steps: int,
+        best: list[float],
     ) -> bool:
-        """Do what else is due, in place, when all of a step is done.  Returns: whether it was the last.
+        """Finish a step after all updates and edits, and return whether it was the last step of the run.
 
         Args:
-            sight: the step's picture, as it was before the update.
-            best: of `Record`, for an optimizer that may end a run early.
+            output: the step's render, from before the update.
+            best: `StepLog.best`, for an optimizer that may stop a run early.
         """
         return step + 1 == steps
 
     def step(
-        self, splats: Rows, step: int, *, rates: Mapping[str, float], visible: Tensor, backend: str
+        self, splats: Rows, step: int, *, lr_factors: Mapping[str, float], visible: Tensor, backend: str
     ) -> None:
-        """Update what is due at a step, in place, and drop its gradient; the others keep theirs.
+        """Update the parameters that are due at a step, in place, and drop their gradients.
+
+        The other parameters keep their gradients for a later update.
 
         Args:
             step: of the run, from 0.
-            rates: factors of the learning rates, by parameter.
-            visible: [C,N] bool; used where `sparse`.
+            lr_factors: factors of the learning rates, by parameter.
+            visible: [C,N] bool, the rows that each view has seen; read where `sparse` is true.
+            backend: of the Adam kernel.
         """
-        due = {name: self.updates(name, step) for name in self.NAMES if name in splats.params}
-        due = {name: count for name, count in due.items() if count > self.updates(name, step - 1)}
-        seen = self._seen(splats, due, visible.any(0)) if self.sparse else {}
+        due = {name: self.update_count(name, step) for name in self.PARAM_NAMES if name in splats.params}
+        due = {name: count for name, count in due.items() if count > self.update_count(name, step - 1)}
+        seen = self._seen_rows(splats, due, visible.any(0)) if self.sparse else {}
         for name, count in due.items():
             param = splats.params[name]
             if param.grad is None:
                 continue
-            rate = getattr(self, name) * rates[name] * (splats.extent if name == "means" else 1.0)
-            self._update(splats, name, count, rate, seen.get(name), backend)
+            lr = getattr(self, name) * lr_factors[name] * (splats.extent if name == "means" else 1.0)
+            self._update(splats, name, count, lr, seen.get(name), backend)
             param.grad = None
 
     def _update(
-        self, splats: Rows, name: str, count: int, rate: float, rows: Tensor | None, backend: str
+        self, splats: Rows, name: str, count: int, lr: float, rows: Tensor | None, backend: str
     ) -> None:
-        """The update of a number, from 1, of a parameter that has a gradient; rows [N] bool; None: all."""
+        """Update a parameter that has a gradient.
+
+        Args:
+            count: the number of this update, from 1.
+            rows: [N] bool, the rows to update; None for all.
+        """
         param = splats.params[name]
         adam(
-            param, param.grad, splats.exp_avg[name], splats.exp_avg_sq[name], step=count, lr=rate,
-            beta1=self.beta1, beta2=self.beta2, eps=self.eps, visible=rows, backend=backend,
-        )  # fmt: skip
+            param,
+            param.grad,
+            splats.exp_avg[name],
+            splats.exp_avg_sq[name],
+            step=count,
+            lr=lr,
+            beta1=self.beta1,
+            beta2=self.beta2,
+            eps=self.eps,
+            visible=rows,
+            backend=backend,
+        )
 
-    def _seen(self, splats: Rows, due: Mapping[str, int], now: Tensor) -> dict[str, Tensor]:
-        """Rows [N] bool that a view has seen since the last update, of each parameter that is due.
+    def _seen_rows(self, splats: Rows, due: Mapping[str, int], now: Tensor) -> dict[str, Tensor]:
+        """Return the rows [N] bool that a view has seen since the last update, by parameter that is due.
 
-        Where steps are collected the rows seen so far are a statistic, which edits move with its rows.
+        Where an update covers several steps, the rows seen so far are a statistic that moves with the rows.
+
+        Args:
+            due: the parameters that are due.
+            now: [N] bool, the rows that the views of this step have seen.
         """
         rows = {}
-        for stat, names in self.SEEN.items():
-            if self.update_every == [1] and self._every(names[0]) == 1:
+        for stat, names in self.SEEN_STATS.items():
+            if self.update_every == [1] and self._min_interval(names[0]) == 1:
                 rows |= dict.fromkeys(names, now)
                 continue
             past = splats.row_stat(stat)
@@ -177,37 +220,41 @@ class Updates:
 
 
 @dataclass
-class Adam(Updates):
-    """Learning rates per parameter, as in the code of 3DGS; see `Updates`.
+class Adam(Optimizer):
+    """Adam with the learning rates of 3DGS, one per parameter; see `Optimizer`.
 
-    Source: Kerbl et al. 2023; SH at a slower pace: Mallick et al. 2024, "Taming 3DGS".
-    Differs: opacities learn at 0.05 as the paper's first code did, not at 0.025.
+    Source: Kerbl et al. 2023; rarer updates of SH: Mallick et al. 2024, "Taming 3DGS".
+    Differs: the learning rate of opacities is 0.05, as in the first version of the code of 3DGS, not 0.025.
     """
 
-    NAMES = PARAMS
-    SEEN = {"seen": tuple(name for name in PARAMS if name != "shN"), "seen_shN": ("shN",)}
+    PARAM_NAMES = PARAMS
+    SEEN_STATS = {"seen": tuple(name for name in PARAMS if name != "shN"), "seen_shN": ("shN",)}
 
-    means: float = 1.6e-4  # times the scene's extent
+    means: float = 1.6e-4  # multiplied by the scene's extent
     quats: float = 1e-3
     log_scales: float = 5e-3
     opacity_logits: float = 0.05
     sh0: float = 2.5e-3
     shN: float = 2.5e-3 / 20
-    sh_every: int = 1  # shN: with the first update from every so many steps on
-    decay: Decay = field(default_factory=Decay)
+    shN_update_every: int = 1  # smallest number of steps between two updates of shN
+    weight_decay: WeightDecay = field(default_factory=WeightDecay)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_range("optimizer.sh_every", self.sh_every, 1)
+        check_range("optimizer.shN_update_every", self.shN_update_every, 1)
 
-    def _every(self, name: str) -> int:
-        return self.sh_every if name == "shN" else 1
+    def _min_interval(self, name: str) -> int:
+        return self.shN_update_every if name == "shN" else 1
 
     def _update(
-        self, splats: Rows, name: str, count: int, rate: float, rows: Tensor | None, backend: str
+        self, splats: Rows, name: str, count: int, lr: float, rows: Tensor | None, backend: str
     ) -> None:
-        if share := rate * getattr(self.decay, name):
-            if share >= 1:
-                raise ValueError(f"optimizer.decay.{name}: expected below 1 / {rate:g}, got {share / rate}")
-            self.decay.apply(name, splats.params[name], share, rows)
-        super()._update(splats, name, count, rate, rows, backend)
+        fraction = lr * getattr(self.weight_decay, name)
+        if fraction:
+            if fraction >= 1:
+                raise ValueError(
+                    f"optimizer.weight_decay.{name}: expected below 1 / learning rate = {1 / lr:g}, "
+                    f"got {getattr(self.weight_decay, name)}"
+                )
+            self.weight_decay.apply(name, splats.params[name], fraction, rows)
+        super()._update(splats, name, count, lr, rows, backend)

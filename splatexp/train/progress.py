@@ -1,4 +1,4 @@
-"""The bar that shows how training goes; redrawn a few times a second and never from a thread of its own."""
+"""The progress bar of training. It is redrawn a few times a second, and never from a thread of its own."""
 
 import time
 
@@ -6,11 +6,16 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 
-class Bar:
-    """Progress from `start` to `stop` steps; a context. Where nothing is to be shown it costs nothing."""
+class ProgressBar:
+    """A progress bar from step `start` to step `stop`, used as a context manager.
+
+    Args:
+        show: false makes all methods do nothing.
+        every: seconds between two redraws.
+    """
 
     def __init__(self, start: int, stop: int, show: bool = True, every: float = 0.4):
-        self.every = every  # seconds
+        self.every = every
         self.next = time.perf_counter()
         self.progress = Progress(
             TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
@@ -23,7 +28,7 @@ class Bar:
         )
         self.task = self.progress.add_task("training", total=stop, completed=start, values="")
 
-    def __enter__(self) -> "Bar":
+    def __enter__(self) -> "ProgressBar":
         self.progress.start()
         return self
 
@@ -33,11 +38,16 @@ class Bar:
 
     @property
     def due(self) -> bool:
-        """Whether it is time to draw again."""
+        """Return whether it is time to redraw the bar."""
         return not self.progress.disable and time.perf_counter() >= self.next
 
     def draw(self, done: int, values: str) -> None:
-        """Show so many steps done and what there is to say of them."""
+        """Redraw the bar.
+
+        Args:
+            done: the number of steps done.
+            values: text beside the bar.
+        """
         self.progress.update(self.task, completed=done, values=values)
         self.progress.refresh()
         self.next = time.perf_counter() + self.every

@@ -1,4 +1,4 @@
-"""What rows may cost in bits: what the loop asks of a rate. That of pictures is image/rate.py."""
+"""The interface of coding rates: what rows may cost in bits, and the file that they are coded as."""
 
 from __future__ import annotations
 
@@ -14,63 +14,71 @@ if TYPE_CHECKING:
 
     from splatexp.data.scene import Scene
     from splatexp.gaussians.rows import Rows
-    from splatexp.raster.rasterizer import Drawing
+    from splatexp.raster.rasterizer import Rasterizer
 
 
 class Rate:
-    """What the loop asks of a rate; by itself there is none, and rows are drawn as they are."""
+    """The hooks of a coding rate in the training loop; this base class codes nothing.
 
-    codes: ClassVar[bool] = False  # whether there is a file at the end
-    domain: ClassVar[str] = ""  # "image" where images alone can be coded so; "": it fits anything
+    Subclasses quantize the rows while they train, add the bits to the loss, limit the number of rows to a
+    budget, and write the file in the end.
+    """
+
+    domain: ClassVar[str] = ""  # "image" for a coding of images alone, "" for one of anything
 
     def check(self, scene: Scene) -> None:
-        """Hold it against the scene.  Raises: ValueError for one that cannot be coded so."""
+        """Check that the scene can be coded.  Raises: ValueError where it cannot."""
 
-    def begin(self, rows: Rows, scene: Scene) -> None:
-        """Lay out the state before the first step. A resumed run has it from the state of the rows."""
+    def initialize(self, rows: Rows, scene: Scene) -> None:
+        """Create the state before the first step. A resumed run finds it in the state of the rows."""
 
-    def ready(self, rows: Rows, scene: Scene, step: int, steps: int) -> None:
-        """Have the rows of a step drawn as they would be coded."""
+    def before_step(self, rows: Rows, scene: Scene, step: int, steps: int) -> None:
+        """Prepare a step: from here on the rows are rendered as they would be coded."""
 
-    def terms(self, rows: Rows, scene: Scene, step: int, steps: int) -> dict[str, Tensor]:
-        """What joins the loss, by name."""
+    def loss_terms(self, rows: Rows, scene: Scene, step: int, steps: int) -> dict[str, Tensor]:
+        """Return the weighted terms that are added to the loss, by name."""
         return {}
 
-    def update(
-        self, rows: Rows, scene: Scene, raster: Drawing, terms: Mapping[str, Tensor], step: int, steps: int
+    def after_backward(
+        self, rows: Rows, scene: Scene, raster: Rasterizer, terms: Mapping[str, Tensor], step: int, steps: int
     ) -> None:
-        """Learn from what a step's backward pass left; terms: of its loss."""
+        """Update the state from the gradients of a step.
 
-    def count(self, rows: Rows, step: int, steps: int) -> int | None:
-        """How many rows there may be after a step; None: as many as density control likes."""
+        Args:
+            terms: the terms of the step's loss.
+        """
+
+    def max_rows(self, rows: Rows, step: int, steps: int) -> int | None:
+        """Return how many rows there may be after a step, or None for no limit."""
         return None
 
-    def worth(self, rows: Rows, step: int) -> float:
-        """By how much a row has to lower the squared error to be worth its bits; 0: by anything."""
+    def min_gain(self, rows: Rows, step: int) -> float:
+        """Return by how much a row has to lower the sum of squared errors to be worth its bits."""
         return 0.0
 
     def plan(self, rows: Rows, step: int, steps: int) -> Iterator[Edit]:
-        """Edits after those of density control."""
+        """Yield edits, which are applied after those of density control."""
         yield from ()
 
-    def file(self, rows: Rows, scene: Scene, raster: Drawing) -> bytes:
-        """What there is to keep of rows whose training is over.  Raises: TypeError where there is none."""
-        raise TypeError("rate: expected scalar, for none makes no file")
+    def encode(self, rows: Rows, scene: Scene, raster: Rasterizer) -> bytes:
+        """Return the file of rows whose training is over.  Raises: TypeError where there is no file."""
+        raise TypeError("rate: expected scalar, since rate=none writes no file, got none")
 
-    def finish(self, rows: Rows, scene: Scene, raster: Drawing, folder: Path | None) -> dict[str, float]:
-        """Write what there is to write when training is over, into a folder; None: nothing.
+    def finish(self, rows: Rows, scene: Scene, raster: Rasterizer, folder: Path | None) -> dict[str, float]:
+        """Write the file into a folder when training is over; with None, write nothing.
 
-        From then on rows are drawn as that has them.
+        From then on the rows are rendered as the file holds them.
 
-        Returns: numbers for metrics.json.  Raises: OSError.
+        Returns: values for metrics.json.
+        Raises: OSError.
         """
         return {}
 
-    def status(self, rows: Rows, step: int) -> dict[str, float]:
-        """Where it stands, for the record."""
+    def metrics(self, rows: Rows, step: int) -> dict[str, float]:
+        """Return values for the log after a step, by name."""
         return {}
 
 
 @dataclass
 class NONE(Rate):
-    """No rate."""
+    """No coding: no file, no limit in bits."""

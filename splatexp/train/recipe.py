@@ -7,20 +7,19 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from splatexp.data.builtin.dataset import Builtin
 from splatexp.densify.strategy import Strategy
-from splatexp.importance.learned import NONE as NoImportance
-from splatexp.importance.learned import Importance
+from splatexp.importance.learned import Importance, NoImportance
 from splatexp.losses.photometric import Loss
 from splatexp.losses.regularizers import Regularizer
 from splatexp.poses.learned import Poses
 from splatexp.poses.parametrizations import Fixed
 from splatexp.raster.backends import Auto
-from splatexp.raster.rasterizer import Drawing
-from splatexp.schedules.schedule import Pace, Schedule
+from splatexp.raster.rasterizer import Rasterizer
+from splatexp.schedules.schedule import LearningRateSchedule, Schedule
 from splatexp.settings.checks import check_choice, check_range
-from splatexp.settings.serialize import settings
+from splatexp.settings.serialize import to_config
 from splatexp.train.dropout import Dropout
-from splatexp.train.initialization import Model
-from splatexp.train.optimizer import Adam, Updates
+from splatexp.train.initialization import SceneModel
+from splatexp.train.optimizer import Adam, Optimizer
 from splatexp.train.rate import NONE as NoRate
 from splatexp.train.rate import Rate
 from splatexp.train.smoothing import Smoothing
@@ -75,13 +74,13 @@ class Recipe:
     steps: int
     seed: int = 0
     data: SceneLoader = field(default_factory=Builtin)
-    model: Initializer = field(default_factory=Model)
-    raster: Drawing = field(default_factory=Auto)
+    model: Initializer = field(default_factory=SceneModel)
+    raster: Rasterizer = field(default_factory=Auto)
     camera: Poses = field(default_factory=Fixed)
     batch: int = 1  # views per step; the loss is the mean over them
     loss: Loss = field(default_factory=Loss)
-    optimizer: Updates = field(default_factory=Adam)
-    schedule: Pace = field(default_factory=Schedule)
+    optimizer: Optimizer = field(default_factory=Adam)
+    schedule: LearningRateSchedule = field(default_factory=Schedule)
     densify: Strategy = field(default_factory=Strategy)
     importance: Importance = field(default_factory=NoImportance)
     rate: Rate = field(default_factory=NoRate)
@@ -100,20 +99,20 @@ class Recipe:
         check_choice("oom", self.oom, ("stop", "shrink"))
         _check_parts(self)
         if isinstance(self.raster, Auto):  # the record of a run names the rasterizer that draws
-            self.raster = self.raster.chosen(self.deterministic, self.densify.wants)
+            self.raster = self.raster.select(self.deterministic, self.densify.attribution_fields)
         if self.deterministic and not self.raster.deterministic:
             raise ValueError(f"deterministic: expected false with raster={self.raster.name}, got true")
-        if missing := self.densify.wants - self.raster.offers:
+        if missing := self.densify.attribution_fields - self.raster.attribution_fields:
             raise ValueError(
                 f"densify: expected scores that raster={self.raster.name} can gather, "
                 f"got some that read {', '.join(sorted(missing))}"
             )
-        if getattr(self.data, "guessed", False) and not self.camera.learns:
+        if getattr(self.data, "guessed", False) and not self.camera.is_learned:
             raise ValueError(
                 "camera: expected orbit or another that is learned with data=photos, whose cameras are "
                 "guesses, got fixed; preset=head sets all that this needs"
             )
-        if "importance" in self.densify.words and not self.importance.learns:
+        if "importance" in self.densify.score_names and not self.importance.is_learned:
             raise ValueError("importance: expected logit, mlp or mask, since a rule reads it, got none")
 
     @property
@@ -123,7 +122,7 @@ class Recipe:
 
     def config(self) -> dict[str, Any]:
         """Return the fields of `Recipe` as plain values, also those of a subclass's instance."""
-        return {name: settings(getattr(self, name)) for name in RECIPE}
+        return {name: to_config(getattr(self, name)) for name in RECIPE}
 
 
 RECIPE = tuple(each.name for each in fields(Recipe))  # the names of the settings that can change a number
@@ -149,10 +148,10 @@ def _check_parts(recipe: Recipe) -> None:
 def _check_image(recipe: Recipe) -> None:
     """Check a recipe of an image against what an image lacks."""
     for name, wrong, value, expected in (
-        ("camera", recipe.camera.learns, type(recipe.camera).__name__, "fixed, since an image has none"),
-        ("importance", recipe.importance.learns, type(recipe.importance).__name__, "none"),
-        ("dropout.rate", recipe.dropout.rate, recipe.dropout.rate, "0"),
-        ("smoothing.amount", recipe.smoothing.amount, recipe.smoothing.amount, "0"),
+        ("camera", recipe.camera.is_learned, type(recipe.camera).__name__, "fixed, since an image has none"),
+        ("importance", recipe.importance.is_learned, type(recipe.importance).__name__, "none"),
+        ("dropout.p", recipe.dropout.p, recipe.dropout.p, "0"),
+        ("smoothing.variance", recipe.smoothing.variance, recipe.smoothing.variance, "0"),
         ("batch", recipe.batch > 1, recipe.batch, "1, since an image is one view"),
     ):
         if wrong:
@@ -192,16 +191,16 @@ def _check_rules(recipe: Recipe) -> None:
                 f"densify.{name}.operate: expected {' or '.join(OPERATORS)} with data=image, "
                 f"got {rule.operate}"
             )
-        if unknown := sorted(rule.words - SCORES):
+        if unknown := sorted(rule.score_names - SCORES):
             raise ValueError(f"densify.{name}: expected scores that images have, got {unknown[0]}")
     if not rules:
         return
     if densify.exact:
         raise ValueError("densify.exact: expected false with data=image, got true")
     for name, value, usual in (
-        ("reset.every", densify.reset.every, 0),
-        ("fade.kind", densify.fade.kind, "none"),
-        ("noise.rate", densify.noise.rate, 0),
+        ("opacity_reset.every", densify.opacity_reset.every, 0),
+        ("opacity_decay.kind", densify.opacity_decay.kind, "none"),
+        ("noise.lr", densify.noise.lr, 0),
     ):
         if value != usual:
             raise ValueError(

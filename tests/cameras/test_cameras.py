@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from splatexp.cameras.pinhole import Camera, focus, look_at, through_intrinsics
+from splatexp.cameras.pinhole import Camera, focus_point, look_at, route_intrinsics_gradient
 from splatexp_kernels.project import project
 
 UP = torch.tensor([0.0, 0.0, 1.0])
@@ -36,7 +36,7 @@ def test_resized_scales_each_axis_by_its_own_ratio():
 
 
 def test_reduced_scales_by_the_factor_and_cuts_off_the_rest():
-    camera = ring([0.0])[0].reduced(7)
+    camera = ring([0.0])[0].downscaled(7)
     assert (camera.width, camera.height) == (11, 8)
     assert torch.allclose(camera.Ks[0, :2, 2], torch.tensor([40 / 7, 30 / 7]))
 
@@ -64,12 +64,12 @@ def test_wrong_shapes_are_named(viewmats, Ks, size, message):
 
 
 def test_focus_is_where_the_axes_meet():
-    assert torch.allclose(focus(ring([0.0, 1.0, 2.5])), torch.tensor([0.5, -0.2, 0.3]), atol=1e-5)
+    assert torch.allclose(focus_point(ring([0.0, 1.0, 2.5])), torch.tensor([0.5, -0.2, 0.3]), atol=1e-5)
 
 
 def test_focus_of_parallel_axes_lies_ahead():
     cameras = ring([0.0]) * 3
-    ahead = focus(cameras) - cameras[0].centers[0]
+    ahead = focus_point(cameras) - cameras[0].centers[0]
     assert torch.allclose(ahead, cameras[0].forwards[0], atol=1e-5)
 
 
@@ -80,7 +80,7 @@ def test_focus_of_cameras_that_look_outwards_lies_ahead_of_their_mean():
     ]
     middle = torch.cat([camera.centers for camera in outward]).mean(0)
     forward = torch.cat([camera.forwards for camera in outward]).mean(0)
-    assert (focus(outward) - middle) @ forward > 0
+    assert (focus_point(outward) - middle) @ forward > 0
 
 
 def test_projection_is_differentiable_by_intrinsics():
@@ -96,7 +96,7 @@ def test_projection_is_differentiable_by_intrinsics():
     def projected(values, viewmats):
         Ks = fixed.clone()
         Ks[:, free] = values
-        through = through_intrinsics(viewmats, Ks)
+        through = route_intrinsics_gradient(viewmats, Ks)
         assert not values.requires_grad or (torch.equal(through, viewmats) and through.requires_grad)
         found = project(
             means, quats, scales, torch.full((4,), 0.9, dtype=d), through, Ks, 40, 30, prefilter=True,
@@ -107,4 +107,4 @@ def test_projection_is_differentiable_by_intrinsics():
 
     values = fixed[:, free].clone().requires_grad_()
     assert torch.autograd.gradcheck(projected, [values, viewmats.requires_grad_()])
-    assert through_intrinsics(viewmats, fixed) is viewmats
+    assert route_intrinsics_gradient(viewmats, fixed) is viewmats

@@ -2,10 +2,10 @@ import pytest
 import torch
 from support import tiny
 
-from splatexp.gaussians.splats import PARAMS, Edit, Overwrite, Splats, dimmed
+from splatexp.gaussians.splats import PARAMS, Edit, Overwrite, Splats, scale_opacity
 from splatexp.io.ply import save_ply
-from splatexp.train.frusta import frusta
-from splatexp.train.initialization import Model
+from splatexp.train.frusta import random_points_in_view
+from splatexp.train.initialization import SceneModel
 
 
 def filled(count: int = 40, **settings) -> Splats:
@@ -84,7 +84,7 @@ def test_edit_that_does_not_fit_changes_nothing(edit, word):
 def test_all_rows_may_go():
     splats = filled()
     splats.apply(Edit(torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.bool)))
-    assert len(splats) == len(splats.baked()) == 0 and splats.sh_degree == 1 and splats.initial == 40
+    assert len(splats) == len(splats.baked()) == 0 and splats.sh_degree == 1 and splats.initial_count == 40
 
 
 def test_overwrite_restarts_one_parameter():
@@ -101,7 +101,7 @@ def test_state_survives_a_round_trip(isotropic):
     splats, other = filled(isotropic=isotropic), tiny.splats(3)
     splats.apply(Edit(torch.tensor([0, 5, 5]), torch.tensor([False, False, True])))
     other.load_state_dict(splats.state_dict())
-    assert set(other.state_dict()) == set(splats.state_dict()) and other.initial == 40
+    assert set(other.state_dict()) == set(splats.state_dict()) and other.initial_count == 40
     assert all(torch.equal(tensor, other.state_dict()[name]) for name, tensor in splats.state_dict().items())
     assert other.isotropic == isotropic and other.quats.requires_grad != isotropic
     with pytest.raises(ValueError, match="uid"):
@@ -126,12 +126,13 @@ def test_extra_rows_are_parameters_and_can_be_taken_out():
 def test_what_is_drawn_is_smoothed_and_keeps_its_integral():
     splats = tiny.splats()
     assert all(
-        torch.equal(*pair) for pair in zip(splats.drawn(), (splats.scales, splats.opacities), strict=True)
+        torch.equal(*pair)
+        for pair in zip(splats.render_params(), (splats.scales, splats.opacities), strict=True)
     )
     with torch.no_grad():
         splats.log_scales[0] = torch.tensor([0.3, 0.4, 1.2]).log()
         splats.smoothing[0] = 0.4
-    scales, opacities = splats.drawn()
+    scales, opacities = splats.render_params()
     assert scales[0].tolist() == pytest.approx([0.5, 0.32**0.5, 1.6**0.5], rel=1e-5)
     integral = opacities[0] * scales[0].prod() / (splats.opacities[0] * splats.scales[0].prod())
     assert integral.item() == pytest.approx(1, rel=1e-5)
@@ -146,7 +147,7 @@ def test_what_is_drawn_is_smoothed_and_keeps_its_integral():
 def test_baked_rows_are_drawn_the_same(isotropic):
     splats = filled(isotropic=isotropic)
     baked = splats.baked()
-    for plain, drawn in zip(baked.drawn(), splats.drawn(), strict=True):
+    for plain, drawn in zip(baked.render_params(), splats.render_params(), strict=True):
         assert torch.allclose(plain, drawn, rtol=1e-5, atol=1e-7)
     assert baked.isotropic == isotropic and baked.importance is None and not baked.smoothing.any()
     assert torch.equal(baked.uid, splats.uid) and torch.equal(baked.means, splats.means)
@@ -155,17 +156,17 @@ def test_baked_rows_are_drawn_the_same(isotropic):
 
 def test_dimmed_logits_are_exact_at_both_ends():
     logits = torch.tensor([-80.0, -20.0, -3.0, 0.0, 5.0, 20.0, 60.0])
-    assert torch.equal(dimmed(logits, torch.ones(7)), logits)
+    assert torch.equal(scale_opacity(logits, torch.ones(7)), logits)
     for share in (0.9999999, 0.5, 1e-6):
         share = torch.full((7,), share)
         wanted = (logits.double().sigmoid() * share).logit().clamp_min(-30)
-        assert torch.allclose(dimmed(logits, share).double(), wanted, rtol=1e-5, atol=1e-6)
-    assert (dimmed(logits, torch.zeros(7)) == -30).all()
+        assert torch.allclose(scale_opacity(logits, share).double(), wanted, rtol=1e-5, atol=1e-6)
+    assert (scale_opacity(logits, torch.zeros(7)) == -30).all()
 
 
 def test_first_rows_are_as_wide_as_the_points_are_apart():
     points = torch.tensor([[0.0, 0, 0], [3, 0, 0], [0, 4, 0], [0, 0, 12]])
-    splats = Model(sh_degree=0, init_scale=2).at(points, torch.tensor([[0.0, 0.5, 1.0]]).repeat(4, 1), 1.0)
+    splats = SceneModel(sh_degree=0, init_scale=2).from_points(points, torch.tensor([[0.0, 0.5, 1.0]]).repeat(4, 1), 1.0)
     assert splats.scales[0].tolist() == pytest.approx([2 * (169 / 3) ** 0.5] * 3, rel=1e-5)
     assert splats.opacities.tolist() == pytest.approx([0.1] * 4, rel=1e-5)
     assert (0.5 + 0.28209479177387814 * splats.sh0[0, 0]).tolist() == pytest.approx([0, 0.5, 1], abs=1e-6)
@@ -173,7 +174,7 @@ def test_first_rows_are_as_wide_as_the_points_are_apart():
 
 @pytest.mark.parametrize("points", [torch.zeros(9, 3), torch.zeros(1, 3), torch.eye(3)[[0, 0, 0, 0, 1, 2]]])
 def test_coincident_points_get_a_width(points):
-    scales = Model().at(points, torch.zeros_like(points), 1.0).scales
+    scales = SceneModel().from_points(points, torch.zeros_like(points), 1.0).scales
     assert scales.isfinite().all() and (scales > 1e-4).all()
 
 
@@ -185,24 +186,24 @@ def test_isotropic_rows_share_one_scale_and_do_not_turn():
 
 def test_init_takes_the_points_or_draws_them():
     scene = tiny.scene()
-    assert len(Model()(scene)) == 60
-    some = Model(init_points=20)(scene, seed=3)
-    assert len(some) == 20 and torch.equal(some.means, Model(init_points=20)(scene, seed=3).means)
+    assert len(SceneModel()(scene)) == 60
+    some = SceneModel(init_points=20)(scene, seed=3)
+    assert len(some) == 20 and torch.equal(some.means, SceneModel(init_points=20)(scene, seed=3).means)
     scene.points = None
-    assert len(Model(init_points=500)(scene)) == 500
+    assert len(SceneModel(init_points=500)(scene)) == 500
     with pytest.raises(ValueError, match="model.init=random"):
-        Model(init="sfm")(scene)
+        SceneModel(init="sfm")(scene)
 
 
 def test_random_points_depend_on_the_seed_alone():
     scene = tiny.scene()
-    draw = [Model(init="random", init_points=50)(scene, seed=seed).means for seed in (0, 0, 1)]
+    draw = [SceneModel(init="random", init_points=50)(scene, seed=seed).means for seed in (0, 0, 1)]
     assert torch.equal(draw[0], draw[1]) and not torch.equal(draw[0], draw[2])
 
 
 def test_random_points_fill_the_visual_hull():
     scene = tiny.scene(random_background=True)
-    points, colors = frusta(scene, 400, torch.Generator().manual_seed(0))
+    points, colors = random_points_in_view(scene, 400, torch.Generator().manual_seed(0))
     assert points.shape == colors.shape == (400, 3)
     for view in scene.train:
         local = points @ view.camera.viewmats[0, :3, :3].T + view.camera.viewmats[0, :3, 3]
@@ -214,9 +215,9 @@ def test_random_points_fill_the_visual_hull():
 def test_init_from_a_file(tmp_path):
     splats = filled()
     save_ply(tmp_path / "a.ply", splats)
-    again = Model(init="ply", init_path=str(tmp_path / "a.ply"), sh_degree=1)(tiny.scene())
+    again = SceneModel(init="ply", init_path=str(tmp_path / "a.ply"), sh_degree=1)(tiny.scene())
     assert all(torch.equal(again.params[name], splats.params[name]) for name in PARAMS)
-    richer = Model(init="ply", init_path=str(tmp_path / "a.ply"), sh_degree=2, init_points=7)(tiny.scene())
+    richer = SceneModel(init="ply", init_path=str(tmp_path / "a.ply"), sh_degree=2, init_points=7)(tiny.scene())
     assert richer.shN.shape == (7, 8, 3) and not richer.shN[:, 3:].any()
 
 
@@ -232,4 +233,4 @@ def test_init_from_a_file(tmp_path):
 )
 def test_model_refuses(settings, line):
     with pytest.raises(ValueError, match=line):
-        Model(**settings)
+        SceneModel(**settings)

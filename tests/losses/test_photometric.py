@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from splatexp.losses.photometric import Loss, psnr
+from splatexp.losses.photometric import Loss, training_psnr
 from splatexp_kernels.ssim import ssim
 
 RANDOM = torch.Generator().manual_seed(0)
@@ -39,13 +39,13 @@ def test_full_mask_is_no_mask():
 
 
 def test_psnr():
-    assert psnr(TARGET + 0.1, TARGET + 0.2, None) < 100
-    assert psnr(torch.full((1, 4, 4, 3), 0.4), torch.full((1, 4, 4, 3), 0.5)) == pytest.approx(20, abs=1e-4)
+    assert training_psnr(TARGET + 0.1, TARGET + 0.2, None) < 100
+    assert training_psnr(torch.full((1, 4, 4, 3), 0.4), torch.full((1, 4, 4, 3), 0.5)) == pytest.approx(20, abs=1e-4)
     mask = torch.zeros(1, 4, 4, 1)
     mask[:, 0, 0] = 1
     image = torch.full((1, 4, 4, 3), 0.5)
     image[:, 0, 0] = 0.4
-    assert psnr(image, torch.full((1, 4, 4, 3), 0.5), mask) == pytest.approx(20, abs=1e-4)
+    assert training_psnr(image, torch.full((1, 4, 4, 3), 0.5), mask) == pytest.approx(20, abs=1e-4)
 
 
 def test_loss_refuses_nothing_at_all():

@@ -6,7 +6,16 @@ import pytest
 import torch
 from support import tiny
 
-from splatexp.losses.regularizers import SH, Erank, Logit, Opacity, Scale, ScreenScale, Thin, Transmittance
+from splatexp.losses.regularizers import (
+    SH,
+    Erank,
+    OpacityLogit,
+    Opacity,
+    Scale,
+    ScreenSize,
+    Flatness,
+    Transmittance,
+)
 from splatexp.raster.backends import Reference
 from splatexp.schedules.curve import Curve
 from splatexp_kernels.project import project
@@ -41,9 +50,9 @@ def test_every_penalty_is_zero_of_nothing():
     )  # fmt: skip
     splats = tiny.splats()
     splats.load_state_dict({k: v[:0] if v.ndim else v for k, v in splats.state_dict().items()})
-    for penalty in (Opacity(), Scale(), ScreenScale(), SH(), Erank(), Thin(), Transmittance()):
+    for penalty in (Opacity(), Scale(), ScreenSize(), SH(), Erank(), Flatness(), Transmittance()):
         assert penalty(render, splats, 0, 1).item() == 0
-    assert Logit(weight=1.0)(render, splats, 0, 1).item() == 400
+    assert OpacityLogit(weight=1.0)(render, splats, 0, 1).item() == 400
 
 
 def test_screen_scale_is_the_long_axis_of_the_footprint():
@@ -54,13 +63,13 @@ def test_screen_scale_is_the_long_axis_of_the_footprint():
     render = SimpleNamespace(
         conics=torch.stack([conic, conic, hidden])[None], visible=torch.tensor([[True, True, False]])
     )
-    assert ScreenScale(weight=1.0)(render, None, 0, 1).item() == pytest.approx(15.0**2, rel=1e-5)
-    over = ScreenScale(weight=1.0, r_max=10.0)(render, None, 0, 1)
+    assert ScreenSize(weight=1.0)(render, None, 0, 1).item() == pytest.approx(15.0**2, rel=1e-5)
+    over = ScreenSize(weight=1.0, max_radius=10.0)(render, None, 0, 1)
     assert over.item() == pytest.approx(0.25, rel=1e-5)
-    assert ScreenScale(weight=1.0, r_max=16.0)(render, None, 0, 1).item() == 0
+    assert ScreenSize(weight=1.0, max_radius=16.0)(render, None, 0, 1).item() == 0
     thread = torch.tensor([[[1.0, 1e-9, 0.0]]], requires_grad=True)  # float32 takes it for endless
     render = SimpleNamespace(conics=thread, visible=torch.ones(1, 1, dtype=torch.bool))
-    value = ScreenScale(weight=1.0)(render, None, 0, 1)
+    value = ScreenSize(weight=1.0)(render, None, 0, 1)
     value.backward()
     assert value.item() == pytest.approx(9e6, rel=1e-3) and thread.grad.isfinite().all()
     assert thread.grad[0, 0, 0] < 0, "a narrower conic is a larger footprint"
@@ -72,7 +81,7 @@ def test_screen_scale_differentiates_through_the_projection(r_max):
     random = torch.Generator().manual_seed(1)
     means, quats = splats.means.detach().double(), torch.randn(8, 4, generator=random, dtype=torch.float64)
     scales = torch.rand(8, 3, generator=random, dtype=torch.float64) * 0.6 + 0.05
-    penalty = ScreenScale(weight=1.0, r_max=r_max)
+    penalty = ScreenSize(weight=1.0, max_radius=r_max)
 
     def value(means, quats, scales):
         _, conics, _, radii, _ = project(
@@ -114,7 +123,7 @@ def test_effective_rank_tells_needles_from_discs_and_balls():
 
 def test_thin_takes_the_smallest_axis():
     scales = torch.tensor([[3.0, 1.0, 2.0], [4.0, 5.0, 0.5]], requires_grad=True)
-    value = Thin()(SimpleNamespace(scales=scales), None, 0, 1)
+    value = Flatness()(SimpleNamespace(scales=scales), None, 0, 1)
     value.backward()
     assert value.item() == 0.75 and scales.grad.tolist() == [[0, 0.5, 0], [0, 0, 0.5]]
 
@@ -129,7 +138,7 @@ def test_transmittance_fills_photographs_but_not_backgrounds():
     Transmittance().check(tiny.scene())
     for more in ({"background": (1.0, 1.0, 1.0)}, {"background": (0.0, 0.0, 0.0)}):
         with pytest.raises(
-            ValueError, match="transmittance: expected pictures .* got tiny with a background"
+            ValueError, match="transmittance: expected a scene without a background, got tiny with a background"
         ):
             Transmittance().check(replace(tiny.scene(), **more))
     Opacity().check(tiny.scene(random_background=True))
@@ -139,7 +148,7 @@ def test_logits_feel_one_pull_now_and_then():
     splats = tiny.splats(5)
     with torch.no_grad():
         splats.opacity_logits[:] = torch.tensor([-3.0, -1.0, 0.0, 1.0, 8.0])
-    logit = Logit(weight=0.5, start=10, stop=30, every=5)
+    logit = OpacityLogit(weight=0.5, start=10, stop=30, every=5)
     assert [step for step in range(40) if logit.active(step)] == [10, 15, 20, 25]
     value = logit(drawn(splats), splats, 10, 40)
     value.backward()
@@ -158,8 +167,8 @@ def test_window_is_half_open():
     [
         (lambda: Scale(weight=-1), "weight"),
         (lambda: Opacity(power=0), "power"),
-        (lambda: ScreenScale(r_max=-1), "r_max"),
-        (lambda: Logit(every=0), "every"),
+        (lambda: ScreenSize(max_radius=-1), "r_max"),
+        (lambda: OpacityLogit(every=0), "every"),
     ],
 )
 def test_regularizers_refuse(make, line):

@@ -7,18 +7,18 @@ import torch
 from support import tiny
 from support.scenes import write_colmap
 
-from splatexp.cameras.rigid import composed, exp_map
+from splatexp.cameras.rigid import exp_map, move_camera
 from splatexp.cameras.similarity import pose_errors
-from splatexp.commands.evaluate import again
-from splatexp.commands.render import render
+from splatexp.commands.evaluate import evaluate_run
+from splatexp.commands.render import render_run
 from splatexp.config.build import build, compose
 from splatexp.data.perturb import Perturb
-from splatexp.evaluation.evaluate import Evaluate, assess, measure
+from splatexp.evaluation.evaluate import EvaluationSettings, compute_result, measure_views
 from splatexp.evaluation.metrics import psnr
-from splatexp.poses.heldout import aligned, carried
+from splatexp.poses.heldout import optimize_pose, sim3_aligned_cameras
 from splatexp.raster.backends import CPU
 from splatexp.run.run import OBJECTIVES
-from splatexp.sweep.pareto import GROWS
+from splatexp.sweep.pareto import HIGHER_IS_BETTER
 
 TURN = torch.tensor([[0.02, -0.03, 0.01, 0, 0, 0]])
 
@@ -26,15 +26,15 @@ TURN = torch.tensor([[0.02, -0.03, 0.01, 0, 0, 0]])
 def test_a_held_out_pose_is_fitted():
     scene, splats = tiny.scene(), tiny.splats(init_opacity=0.9)
     view, start = scene.test[0], scene.test[0].camera
-    off = type(start)(composed(*exp_map(TURN), start.viewmats), start.Ks, start.width, start.height)
+    off = type(start)(move_camera(*exp_map(TURN), start.viewmats), start.Ks, start.width, start.height)
     before = {name: leaf.detach().clone() for name, leaf in splats.leaves().items()}
-    found = aligned(splats, CPU(), scene, view, off, 60)
+    found = optimize_pose(splats, CPU(), scene, view, off, 60)
     errors = [pose_errors([*[v.camera for v in scene.train], c], [v.camera for v in [*scene.train, view]])[-1]
               for c in (off, found)]  # fmt: skip
     assert errors[1]["rotation_deg"] < 0.25 * errors[0]["rotation_deg"]
     for name, leaf in splats.leaves().items():
         assert torch.equal(leaf, before[name]) and leaf.grad is None, name
-    assert aligned(splats, CPU(), scene, view, start, 1).viewmats.shape == (1, 4, 4)
+    assert optimize_pose(splats, CPU(), scene, view, start, 1).viewmats.shape == (1, 4, 4)
 
 
 def test_a_scene_that_turned_as_a_whole_is_scored_where_it_is():
@@ -46,9 +46,11 @@ def test_a_scene_that_turned_as_a_whole_is_scored_where_it_is():
     ]
     with torch.no_grad():
         splats.means.copy_(splats.means @ turn[0].T)
-    (row,) = measure(splats, CPU(), scene.with_cameras(cameras), {"psnr": psnr}, align=3)
-    assert row["psnr"] < 25 < 30 < row["psnr_carried"] <= row["psnr_aligned"] + 1e-9
-    assert torch.equal(carried(scene)[0].viewmats, scene.test[0].camera.viewmats), "nothing has moved"
+    (row,) = measure_views(splats, CPU(), scene.with_cameras(cameras), {"psnr": psnr}, pose_steps=3)
+    assert row["psnr"] < 25 < 30 < row["psnr_sim3"] <= row["psnr_pose_opt"] + 1e-9
+    assert torch.equal(sim3_aligned_cameras(scene)[0].viewmats, scene.test[0].camera.viewmats), (
+        "nothing has moved"
+    )
 
 
 def turned(rotation):
@@ -60,15 +62,15 @@ def turned(rotation):
 
 def test_what_is_measured_is_named(tmp_path):
     scene, splats = tiny.scene(), tiny.splats()
-    bare = Evaluate(renders=False, turntable=False, align_steps=2)
-    plain = assess(splats, CPU(), scene, tmp_path, bare)
-    assert "psnr_aligned" not in plain and "pose_rotation_deg" not in plain
-    bare.align = True
-    told = assess(splats, CPU(), scene, tmp_path, bare)
-    assert told["psnr_carried"] == told["psnr"] <= told["psnr_aligned"]
+    bare = EvaluationSettings(renders=False, turntable=False, pose_steps=2)
+    plain = compute_result(splats, CPU(), scene, tmp_path, bare)
+    assert "psnr_pose_opt" not in plain and "pose_rotation_deg" not in plain
+    bare.optimize_poses = True
+    told = compute_result(splats, CPU(), scene, tmp_path, bare)
+    assert told["psnr_sim3"] == told["psnr"] <= told["psnr_pose_opt"]
     assert told["protocol"] == plain["protocol"] and "aligned" in told["definitions"]
     worse = Perturb(rotation=2.0, focal=-5.0)(tiny.scene())
-    told = assess(splats, CPU(), worse, tmp_path, bare)
+    told = compute_result(splats, CPU(), worse, tmp_path, bare)
     assert told["pose_focal_percent"] == pytest.approx(5) and 0.5 < told["pose_rotation_deg"] < 3
     assert [row["view"] for row in told["pose_per_view"]] == [view.name for view in worse.train]
     assert all(row["focal_percent"] == pytest.approx(-5) for row in told["pose_per_view"])
@@ -120,12 +122,12 @@ def test_a_run_leaves_its_cameras_and_is_measured_again(tmp_path, capsys):
     words += [
         "data.perturb.rotation=1",
         "evaluate.turntable=false",
-        "evaluate.align_steps=3",
+        "evaluate.pose_steps=3",
         "tracker=[csv]",
     ]
     words += [
         "evaluate.every=3",
-        "evaluate.pictures=3",
+        "evaluate.train_images_every=3",
         "model.sh_degree=0",
         "checkpoint.every=4",
         "densify=none",
@@ -133,17 +135,17 @@ def test_a_run_leaves_its_cameras_and_is_measured_again(tmp_path, capsys):
     folder = tmp_path / "run"
     cfg = compose(words)
     run = build(cfg)
-    from splatexp.config.build import save
+    from splatexp.config.build import save_config
 
-    save(cfg, folder, words)
+    save_config(cfg, folder, words)
     told = run(folder, words)
-    assert told["pose_rotation_deg"] > 0 and told["psnr_aligned"] >= told["psnr_carried"] - 1e-6
-    assert json.loads((folder / "metrics.json").read_text())["pose_given"]["rotation_deg"] > 0
-    assert (folder / "cameras.json").is_file() and (folder / "pictures" / "step_00000003.png").is_file()
-    rerun = again(folder, renders=False)
+    assert told["pose_rotation_deg"] > 0 and told["psnr_pose_opt"] >= told["psnr_sim3"] - 1e-6
+    assert json.loads((folder / "metrics.json").read_text())["pose_initial"]["rotation_deg"] > 0
+    assert (folder / "cameras.json").is_file() and (folder / "train_images" / "step_00000003.png").is_file()
+    rerun = evaluate_run(folder, renders=False)
     assert rerun["pose_rotation_deg"] == pytest.approx(told["pose_rotation_deg"], abs=1e-4)
-    assert rerun["psnr_aligned"] == pytest.approx(told["psnr_aligned"], abs=0.02)
-    assert "held-out views" in render(str(folder))[0] and "as given" in capsys.readouterr().out
+    assert rerun["psnr_pose_opt"] == pytest.approx(told["psnr_pose_opt"], abs=0.02)
+    assert "held-out views" in render_run(str(folder))[0] and "as given" in capsys.readouterr().out
     words = [word for word in words if word.partition("=")[0] not in ("camera", "camera.start", "steps")]
     run = build(compose([*words, "steps=8", "resume=auto", "camera=fixed"]))
     with pytest.raises(ValueError, match=r"camera: expected SE3 as in step_00000006\.safetensors, got Fixed"):
@@ -151,4 +153,4 @@ def test_a_run_leaves_its_cameras_and_is_measured_again(tmp_path, capsys):
 
 
 def test_searches_know_which_way_is_better():
-    assert {name for name in OBJECTIVES if name.startswith(("psnr", "ssim"))} == GROWS
+    assert {name for name in OBJECTIVES if name.startswith(("psnr", "ssim"))} == HIGHER_IS_BETTER

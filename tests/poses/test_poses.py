@@ -9,9 +9,9 @@ import torch
 from support import tiny
 from train import test_loop
 
-from splatexp.cameras.pinhole import Camera, through_intrinsics
-from splatexp.cameras.rigid import cross_matrices, dollied, exp_map, rotations_6d
-from splatexp.cameras.similarity import angles, pose_errors, similarity, umeyama, zoom
+from splatexp.cameras.pinhole import Camera, route_intrinsics_gradient
+from splatexp.cameras.rigid import cross_matrices, dolly, exp_map, rotations_from_6d
+from splatexp.cameras.similarity import fit_similarity, focal_ratio, pose_errors, rotation_degrees, umeyama
 from splatexp.data.perturb import Perturb
 from splatexp.poses import FOCAL, POSE, SE3, Fixed, Orbit, Rot6d
 from splatexp.poses.files import load_cameras, save_cameras
@@ -45,7 +45,7 @@ def test_exponential_map_is_that_of_the_matrix(scale):
 
 
 def test_six_numbers_are_a_rotation():
-    rotations = rotations_6d(random(7, 6))
+    rotations = rotations_from_6d(random(7, 6))
     assert torch.allclose(rotations @ rotations.mT, torch.eye(3, dtype=torch.float64).expand(7, 3, 3))
     assert torch.allclose(torch.linalg.det(rotations), torch.ones(7, dtype=torch.float64))
 
@@ -58,9 +58,9 @@ def test_gradients_reach_what_is_learned(kind):
     points, K = random(9, 3), scene.train[0].camera.Ks.double()
 
     def seen(pose, focal):
-        viewmats = dollied(settings.viewmats(base, pose), focal.exp(), base["center"])
+        viewmats = dolly(settings.viewmats(base, pose), focal.exp(), base["center"])
         factor = torch.stack([focal.exp(), focal.exp(), torch.ones_like(focal)], 1)
-        through = through_intrinsics(viewmats, (K * factor[..., None]).expand(5, 3, 3))
+        through = route_intrinsics_gradient(viewmats, (K * factor[..., None]).expand(5, 3, 3))
         local = points @ through[:, :3, :3].mT + through[:, None, :3, 3]
         pixels = local @ K.mT  # K stands still here: its gradient comes through the view matrices
         return pixels[..., :2] / pixels[..., 2:]
@@ -74,7 +74,7 @@ def test_gradients_reach_what_is_learned(kind):
 
     def plain(focal):
         factor = torch.tensor([math.exp(focal), math.exp(focal), 1.0], dtype=torch.float64)
-        viewmats = dollied(settings.viewmats(base, pose.detach()), factor[:1], base["center"])
+        viewmats = dolly(settings.viewmats(base, pose.detach()), factor[:1], base["center"])
         local = points @ viewmats[:, :3, :3].mT + viewmats[:, None, :3, 3]
         pixels = local @ (K[0] * factor[:, None]).T
         return float((pixels[..., :2] / pixels[..., 2:]).square().sum())
@@ -130,7 +130,7 @@ def test_the_distance_follows_the_focal_length():
 )
 def test_the_gauge_holds(kind, gauge):
     scene, splats = tiny.scene(), tiny.splats()
-    settings = kind(gauge=gauge, start=0, rate=0.01)
+    settings = kind(gauge=gauge, start=0, lr=0.01)
     fit(splats, scene, 8, poses=settings, raster=CPU(), batch=2)
     pose = splats.shared[POSE].detach()[:, settings.loose]
     held = pose[0] if gauge == "first" else pose.mean(0)
@@ -142,7 +142,7 @@ def test_the_gauge_holds(kind, gauge):
 def test_a_prior_pulls_back():
     scene, weak, strong = tiny.scene(), tiny.splats(), tiny.splats()
     for splats, weight in ((weak, 0.0), (strong, 100.0)):
-        fit(splats, scene, 10, poses=Rot6d(gauge="prior", prior=weight, start=0, rate=0.01), raster=CPU())
+        fit(splats, scene, 10, poses=Rot6d(gauge="prior", prior=weight, start=0, lr=0.01), raster=CPU())
     assert strong.shared[POSE].abs().mean() < 0.5 * weak.shared[POSE].abs().mean()
     with pytest.raises(ValueError, match=r"camera\.gauge: expected one of first, prior, got 'mean'"):
         Rot6d(gauge="mean")
@@ -150,7 +150,9 @@ def test_a_prior_pulls_back():
 
 def test_ranges_and_windows_hold():
     scene, splats = tiny.scene(), tiny.splats()
-    settings = Orbit(start=3, stop=6, rate=1.0, focal_rate=1.0, turn_max=2.0, focal_max=1.1, gauge="first")
+    settings = Orbit(
+        start=3, stop=6, lr=1.0, focal_lr=1.0, max_angle=2.0, max_focal_factor=1.1, gauge="first"
+    )
     seen = []
     fit(
         splats, scene, 9, poses=settings, raster=CPU(),
@@ -178,7 +180,7 @@ def test_resumed_is_uninterrupted(kind):
     more = {
         "densify": test_loop.BUSY,
         "seed": 4,
-        "poses": kind(start=5, rate=0.01),
+        "poses": kind(start=5, lr=0.01),
         "raster": CPU(),
         "batch": 2,
     }
@@ -202,22 +204,22 @@ def test_other_views_are_refused():
     Orbit().rig(scene, splats, scene.train)
     fewer = copy.copy(scene)
     fewer.train = scene.train[:3]
-    with pytest.raises(ValueError, match=r"camera: expected camera\.pose \(3, 2\) for 3 views, got \(5, 2\)"):
+    with pytest.raises(ValueError, match=r"camera\.pose: expected \(3, 2\) for 3 views, got \(5, 2\)"):
         Orbit().rig(fewer, splats, fewer.train)
 
 
 def test_a_perturbed_orbit_is_found_again():
     scene = Perturb(orbit=4.0, seed=1)(tiny.scene())
     splats = tiny.splats(init_opacity=0.9)  # the true Gaussians
-    start = [row["rotation_deg"] for row in pose_errors([view.camera for view in scene.train], scene.truth)]
+    start = [
+        row["rotation_deg"] for row in pose_errors([view.camera for view in scene.train], scene.true_cameras)
+    ]
     from splatexp.train.optimizer import Adam
 
     still = Adam(means=0, quats=0, log_scales=0, opacity_logits=0, sh0=0, shN=0)
-    settings = Orbit(
-        start=0, rate=5e-3, focal_rate=0, anneal=Curve("cosine", end=0.02), gauge="prior", prior=0
-    )
+    settings = Orbit(start=0, lr=5e-3, focal_lr=0, anneal=Curve("cosine", end=0.02), gauge="prior", prior=0)
     fit(splats, scene, 150, poses=settings, optimizer=still, raster=CPU())
-    found = pose_errors([view.camera for view in settings.placed(scene, splats).train], scene.truth)
+    found = pose_errors([view.camera for view in settings.with_learned_cameras(scene, splats).train], scene.true_cameras)
     after = [row["rotation_deg"] for row in found]
     assert max(start) > 2 and max(after) < 0.3, (start, after)
 
@@ -239,17 +241,17 @@ def test_the_record_tells_where_the_cameras_are():
 
 def test_learned_cameras_come_back_from_their_file(tmp_path):
     scene, splats = tiny.scene(), tiny.splats()
-    settings = SE3(start=0, focal_rate=0.01, rate=0.01)
+    settings = SE3(start=0, focal_lr=0.01, lr=0.01)
     fit(splats, scene, 5, poses=settings, raster=CPU())
-    placed = settings.placed(scene, splats)
+    placed = settings.with_learned_cameras(scene, splats)
     save_cameras(tmp_path, placed)
     for ours, theirs in zip(load_cameras(tmp_path, scene), placed.train, strict=True):
         assert torch.allclose(ours.viewmats, theirs.camera.viewmats, atol=1e-6)
         assert torch.equal(ours.Ks, theirs.camera.Ks)
     frame = json.loads((tmp_path / "cameras.json").read_text())["frames"][0]
     assert frame["file_path"] == "0.png" and len(frame["transform_matrix"]) == 4
-    assert placed.given == scene.first_cameras and placed.fingerprint == scene.fingerprint
-    with pytest.raises(ValueError, match=r"cameras\.json: not the cameras of other"):
+    assert placed.given_cameras == scene.initial_cameras and placed.fingerprint == scene.fingerprint
+    with pytest.raises(ValueError, match=r"cameras\.json: expected the training cameras of other"):
         load_cameras(
             tmp_path, copy.replace(scene, name="other") if hasattr(copy, "replace") else renamed(scene)
         )
@@ -266,15 +268,15 @@ def test_a_similarity_is_found_and_undone():
     cameras = [tiny.cameras()[index] for index in range(6)]
     turn = exp_map(random(1, 6))[0][0]
     moved = [similarity_of(camera, 1.7, turn, torch.tensor([3.0, -1.0, 2.0])) for camera in cameras]
-    found = similarity(cameras, moved)
+    found = fit_similarity(cameras, moved)
     assert found.scale == pytest.approx(1.7, rel=1e-5) and torch.allclose(found.rotation, turn, atol=1e-6)
     assert max(max(row.values()) for row in pose_errors(moved, cameras)) < 1e-3
     carried = found.camera(cameras[2], zoom=1.1)
     assert torch.allclose(carried.viewmats[0, :3, 3], moved[2].viewmats[0, :3, 3], atol=1e-4)
     assert float(carried.Ks[0, 0, 0] / cameras[2].Ks[0, 0, 0]) == pytest.approx(1.1)
-    assert zoom(cameras, moved) == pytest.approx(1)
+    assert focal_ratio(cameras, moved) == pytest.approx(1)
     assert umeyama(torch.arange(4.0)[:, None].expand(4, 3), torch.rand(4, 3)) is None, "a line"
-    assert similarity(cameras[:1], moved[:1]).scale == 1
+    assert fit_similarity(cameras[:1], moved[:1]).scale == 1
 
 
 def similarity_of(camera, scale, rotation, shift):
@@ -298,6 +300,6 @@ def test_pose_errors_are_what_was_done_to_the_cameras():
     assert rows[0]["rotation_deg"] == pytest.approx(5, abs=0.1)  # one of six: the mean takes its sixth
     assert all(row["rotation_deg"] == pytest.approx(1, abs=0.1) for row in rows[1:])
     assert rows[0]["translation"] < 1e-3 and rows[0]["focal_percent"] == pytest.approx(20)
-    assert float(angles(exp_map(torch.tensor([[1e-5, 0, 0, 0, 0, 0]]).double())[0])) == pytest.approx(
+    assert float(rotation_degrees(exp_map(torch.tensor([[1e-5, 0, 0, 0, 0, 0]]).double())[0])) == pytest.approx(
         math.degrees(1e-5), rel=1e-6
     )

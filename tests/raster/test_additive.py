@@ -6,9 +6,9 @@ from support import tiny
 from train import test_loop
 
 from splatexp.config.build import build, compose
-from splatexp.densify import Fixed
+from splatexp.densify import NoDensification
 from splatexp.losses.photometric import Loss
-from splatexp.losses.regularizers import Opacity, ScaleBounds, Spatial
+from splatexp.losses.regularizers import Opacity, ScaleBounds, BoundingBox
 from splatexp.raster.additive import Additive
 from splatexp.raster.backends import CPU
 from splatexp_kernels.project import project
@@ -16,7 +16,7 @@ from splatexp_kernels.project import project
 
 def summed(splats, camera, gain):
     """The picture [H,W,3] by its definition, in float64."""
-    scales, opacities = splats.drawn()
+    scales, opacities = splats.render_params()
     means2d, conics, _, radii, _ = project(
         splats.means, splats.quats, scales, opacities, camera.viewmats, camera.Ks, camera.width, camera.height
     )
@@ -52,8 +52,17 @@ def test_it_is_the_sum_whatever_the_order():
 def test_it_trains_with_the_loss_of_its_method():
     scene, splats = tiny.scene(), tiny.splats()
     before = splats.means.detach().clone()
-    penalties = {"opacity": Opacity(power=2, target=0.8), "scalebounds": ScaleBounds(), "spatial": Spatial()}
-    parts = {"raster": Additive(), "loss": Loss(0, 0, 1), "densify": Fixed(), "regularizers": penalties}
+    penalties = {
+        "opacity": Opacity(power=2, target=0.8),
+        "scale_bounds": ScaleBounds(),
+        "bounding_box": BoundingBox(),
+    }
+    parts = {
+        "raster": Additive(),
+        "loss": Loss(0, 0, 1),
+        "densify": NoDensification(),
+        "regularizers": penalties,
+    }
     first = test_loop.fit(splats, scene, 1, **parts).loss
     assert test_loop.fit(splats, scene, 60, start=1, **parts).loss < 0.7 * first
     assert not torch.equal(splats.means, before)
@@ -62,12 +71,14 @@ def test_it_trains_with_the_loss_of_its_method():
 def test_what_a_sum_has_not_is_refused():
     with pytest.raises(ValueError, match=r"raster\.max_splats_per_pixel: expected 0, for a sum"):
         Additive(max_splats_per_pixel=3)
-    with pytest.raises(ValueError, match="other than additive where density control reads absgrad"):
+    with pytest.raises(
+        ValueError, match="raster: expected one that computes absgrad, which densify reads, got additive"
+    ):
         Additive()(tiny.splats(), tiny.cameras()[0], sh_degree=0, absgrad=True)
     with pytest.raises(ValueError, match="expected scores that raster=additive can gather"):
         build(compose(["raster=additive", "densify=budgeted", "preset=[]"]))
     render = Additive()(tiny.splats(), tiny.cameras()[0], sh_degree=0)
-    with pytest.raises(NotImplementedError, match="additive has no attribution"):
+    with pytest.raises(NotImplementedError, match="raster: expected one with attribution, got additive"):
         Additive().attribute(render, torch.ones(1, 16, 20, 1))
 
 
@@ -95,13 +106,15 @@ def test_the_penalties_are_what_they_say():
     assert float(found) == pytest.approx(float(expected.mean()), rel=1e-5) and found > 0
     center = torch.tensor([0.5, 0.0, 0.0])
     expected = ((means - center).abs() / (0.2 * splats.extent) - 1).clamp_min(0).square().mean()
-    found = Spatial(weight=1.0, radius=0.2, center=center.tolist())(render, splats, 0, 1)
+    found = BoundingBox(weight=1.0, half_size=0.2, center=center.tolist())(render, splats, 0, 1)
     assert float(found) == pytest.approx(float(expected), rel=1e-5) and found > 0
     with pytest.raises(
         ValueError, match=r"regularizer\.spatial\.center: expected three numbers, got \[1\.0\]"
     ):
-        Spatial(center=[1.0])
-    with pytest.raises(ValueError, match=r"regularizer\.scalebounds\.high: expected at least 0\.2, got 0\.1"):
+        BoundingBox(center=[1.0])
+    with pytest.raises(
+        ValueError, match=r"regularizer\.scale_bounds\.high: expected at least 0\.2, got 0\.1"
+    ):
         ScaleBounds(low=0.2, high=0.1)
 
 
@@ -113,7 +126,7 @@ def test_a_batch_is_the_mean_of_its_views():
 
     still = Adam(means=0, quats=0, log_scales=0, opacity_logits=0, sh0=0, shN=0)
 
-    class Keeping(Fixed):
+    class Keeping(NoDensification):
         def observe(self, step, splats, render, camera):
             grads.setdefault(id(splats), []).append((splats.sh0.grad.clone(), render.means2d.grad.clone()))
 

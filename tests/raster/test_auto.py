@@ -9,9 +9,9 @@ from support import tiny
 from support.command import python
 
 from splatexp.commands.open_run import open_run
-from splatexp.config.build import build, compose, option, save
-from splatexp.densify import Rule, Ruled
-from splatexp.raster.backends import CPU, ORDER, Auto, Reference, Triton
+from splatexp.config.build import build, compose, option, save_config
+from splatexp.densify import Rule, RuleStrategy
+from splatexp.raster.backends import AUTO_ORDER, CPU, Auto, Reference, Triton
 from splatexp.raster.gsplat import Gsplat
 from splatexp.sweep.cache import job_id
 from splatexp_kernels import door
@@ -25,7 +25,9 @@ def machine(monkeypatch):
 
     def as_on(reasons):
         for kind, reason in (CAN | reasons).items():
-            monkeypatch.setattr(kind, "missing", classmethod(lambda cls, build=True, reason=reason: reason))
+            monkeypatch.setattr(
+                kind, "unavailable_reason", classmethod(lambda cls, can_build=True, reason=reason: reason)
+            )
 
     return as_on
 
@@ -40,32 +42,37 @@ def machine(monkeypatch):
         ({Triton: "no Triton"}, {"deterministic": True}, CPU,
          "raster=auto: cpu (triton: no Triton; gsplat: deterministic=true, and its last bits differ from time"
          " to time)"),
-        ({Triton: "no Triton"}, {"wants": {"weighted", "peak"}}, CPU,
-         "raster=auto: cpu (triton: no Triton; gsplat: it cannot give peak, which densify reads)"),
-        ({kind: "none" for kind in ORDER}, {}, CPU, "raster=auto: cpu (triton: none; gsplat: the same)"),
+        ({Triton: "no Triton"}, {"needs": {"weighted", "peak"}}, CPU,
+         "raster=auto: cpu (triton: no Triton; gsplat: it cannot compute peak, which densify reads)"),
+        ({kind: "none" for kind in AUTO_ORDER}, {}, CPU, "raster=auto: cpu (triton: none; gsplat: the same)"),
     ],
 )  # fmt: skip
 def test_it_takes_the_best_and_says_why(machine, reasons, asked, kind, why):
     machine(reasons)
-    taken = Auto(near=0.3, prefilter=True).chosen(**asked)
-    assert taken == kind(near=0.3, prefilter=True) and taken.why == why and not kind.why
+    taken = Auto(near=0.3, antialiased=True).select(**asked)
+    assert (
+        taken == kind(near=0.3, antialiased=True) and taken.selection_note == why and not kind.selection_note
+    )
 
 
 def test_a_knob_that_one_lacks_passes_it_over(machine):
     machine({Triton: "no Triton"})
-    taken = Auto(per_tile_max=9).chosen()
-    assert taken == CPU(per_tile_max=9) and "gsplat: raster.per_tile_max: expected 0 with" in taken.why
-    assert "\n" not in taken.why
+    taken = Auto(per_tile_max=9).select()
+    assert (
+        taken == CPU(per_tile_max=9)
+        and "gsplat: raster.per_tile_max: expected 0 with" in taken.selection_note
+    )
+    assert "\n" not in taken.selection_note
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_it_is_quick_and_loads_nothing_for_a_gpu(tmp_path):
-    assert isinstance(Auto().chosen(), CPU)
+    assert isinstance(Auto().select(), CPU)
     began = time.perf_counter()
-    taken = Auto().chosen()
+    taken = Auto().select()
     assert time.perf_counter() - began < 0.05
     reason = door.gpu_missing().partition(";")[0]
-    assert taken.why == f"raster=auto: cpu (triton: {reason}; gsplat: the same)"
+    assert taken.selection_note == f"raster=auto: cpu (triton: {reason}; gsplat: the same)"
     code = "import sys; from splatexp.config.build import build, compose; run = build(compose([])); "
     code += "print(run.raster.name, [name for name in ('gsplat', 'triton') if name in sys.modules])"
     assert python("-c", code, cwd=tmp_path).stdout.strip() == "cpu []"
@@ -74,7 +81,7 @@ def test_it_is_quick_and_loads_nothing_for_a_gpu(tmp_path):
 def test_a_run_is_recorded_as_what_draws_it(machine):
     machine({Triton: "no CUDA", Gsplat: "no CUDA"})
     auto, named = build(compose([])), build(compose(["raster=cpu"]))
-    assert auto == named and auto.raster.why and not named.raster.why
+    assert auto == named and auto.raster.selection_note and not named.raster.selection_note
     assert job_id(auto) == job_id(named)
     machine({})
     other = build(compose(["raster.near=0.5"]))
@@ -88,10 +95,10 @@ def test_what_cannot_run_here_is_refused_before_anything_is_loaded(machine, tmp_
     for name, reason in (("triton", "no CUDA device; look for one"), ("gsplat", "not compiled; compile it")):
         run = build(compose([f"raster={name}", "data=colmap", f"data.path={tmp_path}"]))  # no data are there
         with pytest.raises(
-            ValueError, match=f"raster: {name} cannot run here: {reason}; what can: raster=cpu$"
+            ValueError, match=f"raster: {name} cannot run here: {reason}; available here: raster=cpu$"
         ):
             if name == "triton":  # past the interpreter, which the tests have
-                raise run.raster.refusal(run.raster.missing())
+                raise run.raster.unavailable_error(run.raster.unavailable_reason())
             run.prepare(tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -100,7 +107,7 @@ def test_what_cannot_run_here_is_refused_before_anything_is_loaded(machine, tmp_
 def test_the_command_ends_with_one_line(command, tmp_path, capsys):
     assert command("raster=gsplat", "tracker=[]") == 2
     said = capsys.readouterr()
-    line = f"error: raster: gsplat cannot run here: {door.gpu_missing()}; what can: raster=cpu\n"
+    line = f"error: raster: gsplat cannot run here: {door.gpu_missing()}; available here: raster=cpu\n"
     assert said.err == line and not said.out and not list(tmp_path.iterdir())
 
 
@@ -112,20 +119,20 @@ def test_the_result_names_it(tmp_path, capsys):
     cfg = compose(words)
     run = build(cfg)
     scene, state = run.prepare(tmp_path)
-    line, name = state.news[0], run.raster.name
-    assert line == run.raster.why and line.startswith(f"raster=auto: {name}")
+    line, name = state.messages[0], run.raster.name
+    assert line == run.raster.selection_note and line.startswith(f"raster=auto: {name}")
     assert run.fit(scene, state, tmp_path)["raster"] == name
     assert json.loads((tmp_path / "metrics.json").read_text())["raster"] == name
     journal = json.loads((tmp_path / "run.json").read_text())
     assert journal["config"]["raster"]["_target_"] == f"splatexp.raster.{type(run.raster).__name__}"
-    assert journal["parts"][0]["changes"][0] == line
-    save(cfg, tmp_path, words)
+    assert journal["sessions"][0]["messages"][0] == line
+    save_config(cfg, tmp_path, words)
     capsys.readouterr()
     assert open_run(tmp_path)[0].raster == run.raster and capsys.readouterr().err == f"{line}\n"
 
 
 def test_names_are_checked_by_what_draws():
-    peak = Ruled(grow=Rule(score="peak_max"))
+    peak = RuleStrategy(grow=Rule(score="peak_max"))
     run = build(compose(["raster=cpu"]))
     with pytest.raises(ValueError, match="raster=gsplat can gather, got some that read weight_max"):
         type(run)(**(vars(run) | {"densify": peak, "raster": Gsplat()}))

@@ -6,7 +6,7 @@ import torch
 from support import tiny
 from support.training import fit
 
-from splatexp.densify import Fixed
+from splatexp.densify import NoDensification
 from splatexp.raster.backends import CPU, Triton
 from splatexp.schedules.schedule import Schedule
 from splatexp_kernels import door
@@ -58,7 +58,7 @@ def drawn(raster, **knobs):
     return render, grads | {"absgrad": render.absgrad}
 
 
-@pytest.mark.parametrize("knobs", [{}, {"prefilter": True, "tile_size": 8, "max_splats_per_pixel": 3}])
+@pytest.mark.parametrize("knobs", [{}, {"antialiased": True, "tile_size": 8, "max_splats_per_pixel": 3}])
 def test_it_draws_what_the_cpu_draws(knobs):
     (found, grads), (expected, exact) = drawn(Triton(**knobs)), drawn(CPU(**knobs))
     assert torch.equal(found.visible.cpu(), expected.visible) and found.visible.any()
@@ -75,7 +75,7 @@ def test_shares_in_pixels_are_those_of_the_cpu():
         splats, camera = shaped().to(raster.device), tiny.cameras(1).to(raster.device)
         render = raster(splats, camera, sh_degree=1)
         there = maps.to(raster.device), 0.5, target.to(raster.device)
-        shares.append(raster.attribute(render, *there, want=raster.offers)._asdict())
+        shares.append(raster.attribute(render, *there, want=raster.attribution_fields)._asdict())
     assert all(value is not None for value in shares[0].values())
     for name, exact in shares[1].items():
         close(name, shares[0][name].float(), exact.float())
@@ -86,7 +86,14 @@ def test_two_steps_of_training_are_those_of_the_cpu():
     scene, ends = tiny.scene(), []
     for raster in (Triton(), CPU()):
         splats = shaped().to(raster.device)
-        result = fit(splats, scene, raster=raster, schedule=Schedule(sh_every=1), densify=Fixed(), steps=2)
+        result = fit(
+            splats,
+            scene,
+            raster=raster,
+            schedule=Schedule(sh_degree_interval=1),
+            densify=NoDensification(),
+            steps=2,
+        )
         ends.append((result.loss, splats))
     (loss, found), (exact, expected) = ends
     assert loss == pytest.approx(exact, rel=1e-4)

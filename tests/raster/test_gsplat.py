@@ -6,10 +6,10 @@ import pytest
 import torch
 from support import gsplat_stand_in, tiny
 
-from splatexp.densify import Rule, Ruled
+from splatexp.densify import Rule, RuleStrategy
 from splatexp.raster import gsplat_build
 from splatexp.raster.backends import Auto, Reference
-from splatexp.raster.gsplat import LACKS, Gsplat
+from splatexp.raster.gsplat import UNSUPPORTED, Gsplat
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ KNOBS = {"near": 3.2, "far": 5.0, "eps2d": 0.5, "tile_size": 8, "cull_radius_px"
     [
         ({}, {}),
         (KNOBS, {"background": torch.tensor([[0.2, 0.4, 0.6], [1, 0, 0]]), "sh_degree": 1}),
-        ({"prefilter": True}, {"depth": True, "absgrad": True, "background": torch.ones(2, 3)}),
+        ({"antialiased": True}, {"depth": True, "absgrad": True, "background": torch.ones(2, 3)}),
         ({}, {"sh_degree": 0, "dropout": (torch.arange(60) % 3 > 0) * 1.5, "absgrad": True}),
     ],
 )
@@ -93,7 +93,7 @@ def test_nothing_is_kept_of_a_picture_without_gradients(calls):
     assert not render.means2d.requires_grad and not render.absgrad.any()
 
 
-@pytest.mark.parametrize("knobs", [{}, {"tile_size": 8, "prefilter": True}])
+@pytest.mark.parametrize("knobs", [{}, {"tile_size": 8, "antialiased": True}])
 def test_shares_in_pixels_are_those_of_the_cpu(calls, knobs):
     maps, camera = torch.rand(2, 16, 20, 2), tiny.cameras(2)
     found, exact = [
@@ -103,7 +103,7 @@ def test_shares_in_pixels_are_those_of_the_cpu(calls, knobs):
     torch.testing.assert_close(found.weight_sum, exact.weight_sum)
     torch.testing.assert_close(found.weighted, exact.weighted)
     given = {name for name, value in found._asdict().items() if value is not None}
-    assert given == Gsplat.offers
+    assert given == Gsplat.attribution_fields
 
 
 def test_density_control_runs_on_what_it_offers(calls):
@@ -121,11 +121,11 @@ def test_density_control_runs_on_what_it_offers(calls):
 
 
 def test_what_it_lacks_is_refused():
-    for name, rest in LACKS.items():
+    for name, rest in UNSUPPORTED.items():
         with pytest.raises(ValueError, match=f"raster.{name}: expected {rest} with raster=gsplat") as caught:
             Gsplat(**{name: "bf16" if name == "amp" else 5})
         assert "\n" not in str(caught.value)
-    assert Ruled(grow=Rule(score="peak_max")).wants - Gsplat.offers
+    assert RuleStrategy(grow=Rule(score="peak_max")).attribution_fields - Gsplat.attribution_fields
 
 
 def cuda(monkeypatch, there=True):
@@ -138,28 +138,30 @@ def test_why_it_cannot_run(monkeypatch):
     from splatexp_kernels import door
 
     cuda(monkeypatch, False)
-    assert Gsplat.missing() == door.gpu_missing()
+    assert Gsplat.unavailable_reason() == door.gpu_missing()
     cuda(monkeypatch)
     real = gsplat_build.util.find_spec
     monkeypatch.setattr(gsplat_build.util, "find_spec", lambda name: None)
-    assert Gsplat.missing().startswith("gsplat is not installed; pip install 'gsplat")
+    assert Gsplat.unavailable_reason().startswith("gsplat is not installed; pip install 'gsplat")
     monkeypatch.setattr(gsplat_build.util, "find_spec", real)
-    monkeypatch.setattr(gsplat_build, "compiled", lambda: "")
-    monkeypatch.setattr(gsplat_build, "nvcc", lambda: "")
-    assert "there is no nvcc" in Gsplat.missing() and "; install" in Gsplat.missing()
-    monkeypatch.setattr(gsplat_build, "nvcc", lambda: "/usr/bin/nvcc")
-    assert not Gsplat.missing() and "raster=gsplat compiles it" in Gsplat.missing(build=False)
-    monkeypatch.setattr(gsplat_build, "compiled", lambda: "gsplat_cuda.so")
-    assert not Gsplat.missing(build=False)
+    monkeypatch.setattr(gsplat_build, "find_compiled", lambda: "")
+    monkeypatch.setattr(gsplat_build, "find_nvcc", lambda: "")
+    assert "there is no nvcc" in Gsplat.unavailable_reason() and "; install" in Gsplat.unavailable_reason()
+    monkeypatch.setattr(gsplat_build, "find_nvcc", lambda: "/usr/bin/nvcc")
+    assert not Gsplat.unavailable_reason() and "raster=gsplat compiles it" in Gsplat.unavailable_reason(
+        can_build=False
+    )
+    monkeypatch.setattr(gsplat_build, "find_compiled", lambda: "gsplat_cuda.so")
+    assert not Gsplat.unavailable_reason(can_build=False)
 
 
 def test_the_extension_is_found_where_torch_compiles(tmp_path, monkeypatch):
     monkeypatch.setattr("torch.utils.cpp_extension.get_default_build_root", lambda: str(tmp_path))
-    assert not gsplat_build.compiled()
+    assert not gsplat_build.find_compiled()
     file = tmp_path / "py311_cu130" / "gsplat_cuda" / "gsplat_cuda.so"
     file.parent.mkdir(parents=True)
     file.touch()
-    assert gsplat_build.compiled() == str(file)
+    assert gsplat_build.find_compiled() == str(file)
 
 
 NINJA = "Ninja is required to load C++ extensions (pip install ninja to get it)"
@@ -185,29 +187,29 @@ def test_a_failed_compilation_is_one_line_with_a_remedy(monkeypatch, error, line
         raise error
 
     cuda(monkeypatch)
-    monkeypatch.setattr(gsplat_build, "compiled", lambda: "/tmp/gsplat_cuda/gsplat_cuda.so")
+    monkeypatch.setattr(gsplat_build, "find_compiled", lambda: "/tmp/gsplat_cuda/gsplat_cuda.so")
     monkeypatch.setattr(gsplat_build, "import_module", fails)
     with pytest.raises(ValueError, match="raster: gsplat cannot run here: gsplat's CUDA extension") as caught:
-        Gsplat().require()
+        Gsplat().ensure_available()
     said = str(caught.value)
     assert line in said and helps in said and "\n" not in said and "{" not in said and len(said) < 500
 
 
 def test_no_toolkit_and_a_working_extension(monkeypatch):
     cuda(monkeypatch)
-    monkeypatch.setattr(gsplat_build, "missing", lambda build=True: "")
+    monkeypatch.setattr(gsplat_build, "unavailable_reason", lambda can_build=True: "")
     backend = ModuleType("gsplat.cuda._backend")
     backend._C = None
     monkeypatch.setattr(gsplat_build, "import_module", lambda name: backend)
     with pytest.raises(ValueError, match="gsplat found no CUDA toolkit"):
-        Gsplat().require()
+        Gsplat().ensure_available()
     backend._C = SimpleNamespace()
     monkeypatch.setattr("splatexp_kernels.door.gpu_missing", lambda: "Triton cannot be imported (x); pip")
     raster = Gsplat()
-    raster.require()
-    assert raster.backend == "reference" and "Triton cannot be imported" in raster.why
+    raster.ensure_available()
+    assert raster.backend == "reference" and "Triton cannot be imported" in raster.selection_note
     monkeypatch.setattr("splatexp_kernels.door.gpu_missing", lambda: "")
     raster = Gsplat()
-    raster.require()
-    assert raster.backend == "gpu" and not raster.why
-    assert isinstance(Auto().chosen(), type(raster)) is False  # Triton is there: it comes first
+    raster.ensure_available()
+    assert raster.backend == "gpu" and not raster.selection_note
+    assert isinstance(Auto().select(), type(raster)) is False  # Triton is there: it comes first

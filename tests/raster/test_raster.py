@@ -3,7 +3,7 @@ import torch
 from support import tiny
 
 from splatexp.raster.backends import CPU, Reference
-from splatexp.raster.precision import PRECISIONS, lowered
+from splatexp.raster.precision import PRECISIONS, round_trip
 from splatexp.raster.rasterizer import attribute_by_autograd
 from splatexp_kernels.blend import ALWAYS, LEFT_OUT, blend
 
@@ -38,7 +38,7 @@ def test_degree_zero_leaves_the_other_bands_alone():
 def test_prefilter_dims():
     splats, camera = tiny.splats(init_scale=0.05), tiny.cameras(1)
     plain = Reference()(splats, camera, sh_degree=0)
-    filtered = Reference(prefilter=True)(splats, camera, sh_degree=0)
+    filtered = Reference(antialiased=True)(splats, camera, sh_degree=0)
     assert filtered.image.sum() < 0.9 * plain.image.sum()
 
 
@@ -60,7 +60,11 @@ def test_attribution_gives_what_is_asked_for():
     given = [{*ALWAYS}, {*ALWAYS, *LEFT_OUT}, {*ALWAYS, "removal", "dominant"}, {*ALWAYS, "covered"}]
     for question, names in zip(asked, given, strict=True):
         shares = raster.attribute(render, maps, 0.5, **question)._asdict()
-        assert {name for name, tensor in shares.items() if tensor is not None} == names <= raster.offers
+        assert (
+            {name for name, tensor in shares.items() if tensor is not None}
+            == names
+            <= raster.attribution_fields
+        )
     with pytest.raises(ValueError, match="target: expected a tensor"):
         raster.attribute(render, maps, **fields)
 
@@ -87,7 +91,12 @@ def test_autograd_finds_the_linear_shares():
     render, maps = raster(splats, camera, sh_degree=1), torch.rand(2, 16, 20, 3)
 
     def draw(features):
-        geometry = (render.means2d.detach(), render.conics.detach(), features, render.blended.detach())
+        geometry = (
+            render.means2d.detach(),
+            render.conics.detach(),
+            features,
+            render.blended_opacities.detach(),
+        )
         return blend(*geometry, render.tiles, 20, 16, backend="reference")[0]
 
     with torch.no_grad():  # as density control asks
@@ -100,14 +109,14 @@ def test_autograd_finds_the_linear_shares():
 
 
 def test_dropout_factors_the_opacities():
-    splats, camera, raster = tiny.splats(), tiny.cameras(1), Reference(prefilter=True)
+    splats, camera, raster = tiny.splats(), tiny.cameras(1), Reference(antialiased=True)
     plain = raster(splats, camera, sh_degree=1)
     factors = torch.where(torch.arange(60) % 3 == 0, 0.0, 1.5)
     render = raster(splats, camera, sh_degree=1, dropout=factors)
     assert torch.equal(render.opacities, plain.opacities)  # the parameters stay as they are
-    assert not render.visible[0, ::3].any() and not render.blended[0, ::3].any()
+    assert not render.visible[0, ::3].any() and not render.blended_opacities[0, ::3].any()
     seen = render.visible[0] & plain.visible[0]
-    ratio = (render.blended / plain.blended)[0, seen]
+    ratio = (render.blended_opacities / plain.blended)[0, seen]
     expected = (1.5 * plain.opacities[seen]).clamp_max(1) / plain.opacities[seen]
     torch.testing.assert_close(ratio, expected)
     ones = raster(splats, camera, sh_degree=1, dropout=torch.ones(60))
@@ -130,7 +139,7 @@ def test_knobs_are_held(settings, line):
         CPU(**settings)
 
 
-@pytest.mark.parametrize("settings", [{}, {"prefilter": True, "tile_size": 8}, {"max_splats_per_pixel": 5}])
+@pytest.mark.parametrize("settings", [{}, {"antialiased": True, "tile_size": 8}, {"max_splats_per_pixel": 5}])
 def test_cpu_draws_what_the_reference_draws(settings):
     pytest.importorskip("splatexp_kernels._cpu", exc_type=ImportError, reason="the C++ kernels are not built")
     grads, renders, cameras = [], [], []
@@ -161,14 +170,14 @@ HALVES = [("bf16", 2**-8), ("fp16", 2**-11)]  # what rounding to nearest costs a
 def gradient(amp, weights):
     """What reaches the colours when `weights` come back."""
     colors = torch.ones_like(weights, requires_grad=True)
-    lowered(colors, amp).backward(weights)
+    round_trip(colors, amp).backward(weights)
     return colors.grad
 
 
 @pytest.mark.parametrize(("amp", "share"), HALVES)
 def test_lower_precision_rounds_as_torch_does(amp, share):
     colors = torch.rand(2, 50, 3) * 4
-    assert torch.equal(lowered(colors, amp), colors.to(PRECISIONS[amp]).float())
+    assert torch.equal(round_trip(colors, amp), colors.to(PRECISIONS[amp]).float())
     for size in (1e-37, 1e-30, 1e-12, 1.0, 1e12, 3e38):  # to the ends of float32
         weights = (torch.rand(2, 50, 3) + 1) * (size / 2)
         weights[0, 0] = torch.tensor([size, -size, 0.0])
@@ -210,4 +219,4 @@ def test_colours_alone_are_lowered(amp, share):
 
 def test_full_precision_is_the_tensor_itself():
     colors = torch.rand(1, 5, 3, requires_grad=True)
-    assert lowered(colors, "none") is colors and CPU().amp == "none"
+    assert round_trip(colors, "none") is colors and CPU().amp == "none"

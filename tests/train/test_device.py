@@ -28,11 +28,11 @@ def test_a_gpu_reckons_in_float32_and_with_a_workspace_where_bits_must_repeat(mo
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")  # so that it is put back
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
     try:
-        devices.settle(torch.device("cpu"), deterministic=True)
+        devices.configure_device(torch.device("cpu"), deterministic=True)
         assert torch.backends.cudnn.allow_tf32 == before and "CUBLAS_WORKSPACE_CONFIG" not in os.environ
-        devices.settle(torch.device("cuda"))
+        devices.configure_device(torch.device("cuda"))
         assert not torch.backends.cudnn.allow_tf32 and "CUBLAS_WORKSPACE_CONFIG" not in os.environ
-        devices.settle(torch.device("cuda"), deterministic=True)
+        devices.configure_device(torch.device("cuda"), deterministic=True)
         assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
     finally:
         torch.backends.cudnn.allow_tf32 = before

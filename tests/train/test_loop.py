@@ -5,23 +5,23 @@ import torch
 from support import tiny, training
 
 from splatexp.config.build import option
-from splatexp.densify import Fixed, Reset, Rule
+from splatexp.densify import NoDensification, OpacityReset, Rule
 from splatexp.gaussians.splats import PARAMS
 from splatexp.losses.regularizers import Opacity
 from splatexp.raster.backends import Reference
 from splatexp.schedules.schedule import Schedule
-from splatexp.train.initialization import Model
+from splatexp.train.initialization import SceneModel
 from splatexp.train.optimizer import Adam
 
 BUSY = option(
     "densify", "adc",
-    every=5, start=4, stop=26, max_gaussians=66, densify_add=3,
-    reset=Reset(every=10, stop=26), large=Rule("prune", "size", "above", 0.5, start=10),
+    every=5, start=4, stop=26, max_gaussians=66, min_births=3,
+    opacity_reset=OpacityReset(every=10, stop=26), large=Rule("prune", "size", "above", 0.5, start=10),
 )  # fmt: skip
 
 
 def fit(splats, scene, steps, **more):
-    parts = {"raster": Reference(), "densify": Fixed(), "schedule": Schedule(sh_every=8)}
+    parts = {"raster": Reference(), "densify": NoDensification(), "schedule": Schedule(sh_degree_interval=8)}
     return training.fit(splats, scene, steps=steps, **(parts | more))
 
 
@@ -33,7 +33,7 @@ def test_training_lowers_the_loss_and_counts_its_seconds():
             self.rows.append((step, scalars))
 
     scene, tracker = tiny.scene(), Numbers()
-    splats = Model(sh_degree=1, init_opacity=0.5)(scene)
+    splats = SceneModel(sh_degree=1, init_opacity=0.5)(scene)
     result = fit(
         splats, scene, 30, tracker=tracker, log_every=10, regularizer={"opacity": Opacity()},
         on_step=lambda step, splats: time.sleep(0.02),
@@ -53,7 +53,7 @@ def test_training_lowers_the_loss_and_counts_its_seconds():
 
 def test_resumed_is_uninterrupted():
     scene = tiny.scene(random_background=True)
-    whole, half, rest = (Model(sh_degree=1)(scene) for _ in range(3))
+    whole, half, rest = (SceneModel(sh_degree=1)(scene) for _ in range(3))
     fit(whole, scene, 30, densify=BUSY, seed=4)
     kept = {}
 
@@ -74,7 +74,7 @@ def test_resumed_is_uninterrupted():
 def test_cap_holds_after_every_step():
     scene, counts = tiny.scene(), []
     fit(
-        Model(sh_degree=0)(scene),
+        SceneModel(sh_degree=0)(scene),
         scene,
         30,
         densify=BUSY,
@@ -85,7 +85,7 @@ def test_cap_holds_after_every_step():
 
 def test_loss_that_is_not_finite_stops_before_it_harms():
     scene = tiny.scene()
-    splats = Model(sh_degree=0)(scene)
+    splats = SceneModel(sh_degree=0)(scene)
     with torch.no_grad():
         splats.sh0[:] = float("inf")
     means = splats.means.detach().clone()
@@ -99,13 +99,13 @@ def test_coarse_resolution_and_masks_train():
     for view in scene.train:
         view.mask = torch.ones(16, 20, dtype=torch.bool)
         view.mask[:, :10] = False
-    splats = Model(sh_degree=0)(scene)
-    assert fit(splats, scene, 6, schedule=Schedule(factors=[2, 1], until=[3])).loss > 0
+    splats = SceneModel(sh_degree=0)(scene)
+    assert fit(splats, scene, 6, schedule=Schedule(downscale_factors=[2, 1], downscale_until=[3])).loss > 0
 
 
 def test_sparse_rows_rest_when_unseen():
     scene = tiny.scene()
-    splats = Model(sh_degree=0)(scene)
+    splats = SceneModel(sh_degree=0)(scene)
     with torch.no_grad():
         splats.means[0] = torch.tensor([0.0, 0.0, 50.0])
     before = {name: splats.params[name].detach().clone() for name in PARAMS}
@@ -117,10 +117,10 @@ def test_sparse_rows_rest_when_unseen():
 
 def test_learning_rates_go_by_their_parameter():
     scene = tiny.scene()
-    splats = Model(sh_degree=1)(scene)
+    splats = SceneModel(sh_degree=1)(scene)
     before = {name: splats.params[name].detach().clone() for name in PARAMS}
     rates = {"means": 0.02, "quats": 0, "log_scales": 0.03, "opacity_logits": 0.04, "sh0": 0.05, "shN": 0.06}
-    fit(splats, scene, 1, optimizer=Adam(**rates), schedule=Schedule(sh_every=0))
+    fit(splats, scene, 1, optimizer=Adam(**rates), schedule=Schedule(sh_degree_interval=0))
     for name in PARAMS:  # Adam's first step is one learning rate wherever there is a gradient
         moved = (splats.params[name].detach() - before[name]).abs().max().item()
         assert moved == pytest.approx(rates[name] * (scene.extent if name == "means" else 1), rel=1e-3), name

@@ -3,7 +3,7 @@ import torch
 from support import tiny
 
 from splatexp.gaussians.splats import PARAMS, Edit
-from splatexp.train.optimizer import Adam, Decay
+from splatexp.train.optimizer import Adam, WeightDecay
 
 ONES = dict.fromkeys(PARAMS, 1.0)
 RATES = {"means": 0.02, "quats": 0.01, "log_scales": 0.03, "opacity_logits": 0.04, "sh0": 0.05, "shN": 0.06}
@@ -25,7 +25,7 @@ def run(optimizer, splats, grads, rates=ONES, visible=None):
     visible = [torch.ones(1, len(splats), dtype=torch.bool)] * len(grads) if visible is None else visible
     for step, (grad, seen) in enumerate(zip(grads, visible, strict=True)):
         backward(splats, grad)
-        optimizer.step(splats, step, rates=rates, visible=seen, backend="reference")
+        optimizer.step(splats, step, lr_factors=rates, visible=seen, backend="reference")
 
 
 def assert_same(splats, params, **tolerance):
@@ -62,9 +62,11 @@ def test_several_steps_are_one_with_their_sum():
 
 def test_windows_change_the_pace_and_gradients_wait():
     adam = Adam(update_every=[1, 5, 20], update_until=[10, 31])
-    updates = [step for step in range(81) if adam.updates("means", step) > adam.updates("means", step - 1)]
+    updates = [
+        step for step in range(81) if adam.update_count("means", step) > adam.update_count("means", step - 1)
+    ]
     assert updates == [*range(10), 14, 19, 24, 29, 39, 59, 79]
-    assert [adam.updates("means", step) for step in (-1, 0, 9, 13, 14, 79)] == [0, 1, 10, 10, 11, 17]
+    assert [adam.update_count("means", step) for step in (-1, 0, 9, 13, 14, 79)] == [0, 1, 10, 10, 11, 17]
     splats = tiny.splats()
     before = splats.means.detach().clone()
     run(Adam(update_every=[4]), splats, [gradients(splats, seed) for seed in range(3)])
@@ -73,18 +75,20 @@ def test_windows_change_the_pace_and_gradients_wait():
 
 
 def test_sh_learns_at_its_own_pace():
-    adam = Adam(sh_every=16)
-    assert [step for step in range(64) if adam.updates("shN", step) > adam.updates("shN", step - 1)] == [
+    adam = Adam(shN_update_every=16)
+    assert [step for step in range(64) if adam.update_count("shN", step) > adam.update_count("shN", step - 1)] == [
         15, 31, 47, 63,
     ]  # fmt: skip
-    both = Adam(sh_every=16, update_every=[1, 5, 32], update_until=[20, 60])
-    when = [step for step in range(128) if both.updates("shN", step) > both.updates("shN", step - 1)]
+    both = Adam(shN_update_every=16, update_every=[1, 5, 32], update_until=[20, 60])
+    when = [
+        step for step in range(128) if both.update_count("shN", step) > both.update_count("shN", step - 1)
+    ]
     assert when == [15, 34, 49, 63, 95, 127], (
         "the first update from every 16 steps on; each where they are rarer"
     )
     grads = [gradients(tiny.splats(), seed) for seed in range(8)]
     slow, plain = tiny.splats(), tiny.splats()
-    run(Adam(**RATES, sh_every=4), slow, grads)
+    run(Adam(**RATES, shN_update_every=4), slow, grads)
     run(Adam(**RATES), plain, grads)
     sums = tiny.splats()
     run(Adam(**RATES), sums, [{"shN": sum(grad["shN"] for grad in grads[i : i + 4])} for i in (0, 4)])
@@ -93,7 +97,7 @@ def test_sh_learns_at_its_own_pace():
 
 def test_updates_follow_from_the_step_alone():
     grads = [gradients(tiny.splats(), seed) for seed in range(11)]
-    adam = Adam(**RATES, update_every=[1, 3], update_until=[4], sh_every=2)
+    adam = Adam(**RATES, update_every=[1, 3], update_until=[4], shN_update_every=2)
     whole, half, rest = tiny.splats(), tiny.splats(), tiny.splats()
     run(adam, whole, grads)
     run(adam, half, grads[:7])
@@ -118,19 +122,24 @@ def test_sparse_remembers_who_was_seen_since_the_last_update():
     visible = [row.bool() for row in visible]
     splats = tiny.splats(3)
     before = {name: getattr(splats, name).detach().clone() for name in PARAMS}
-    run(Adam(**RATES, sparse=True, update_every=[2], sh_every=4), splats, grads[:2], visible=visible[:2])
+    run(
+        Adam(**RATES, sparse=True, update_every=[2], shN_update_every=4),
+        splats,
+        grads[:2],
+        visible=visible[:2],
+    )
     moved = {name: (getattr(splats, name) != before[name]).flatten(1).any(1) for name in ("means", "sh0")}
     assert all(rows.tolist() == [True, True, False] for rows in moved.values())
     assert torch.equal(splats.shN, before["shN"])
     splats = tiny.splats(3)
-    run(Adam(**RATES, sparse=True, sh_every=4), splats, grads, visible=visible)
+    run(Adam(**RATES, sparse=True, shN_update_every=4), splats, grads, visible=visible)
     assert (splats.exp_avg["shN"] != 0).flatten(1).any(1).all(), "each was seen by one of the four"
     assert set(splats.stats) == {"seen_shN"} and not splats.stats["seen_shN"].any()
 
 
 def test_decay_is_that_of_adamw_and_of_activated_values():
     splats, grads = tiny.splats(), [gradients(tiny.splats(), seed) for seed in range(3)]
-    adam = Adam(**RATES, decay=Decay(sh0=0.4, means=0.3))
+    adam = Adam(**RATES, weight_decay=WeightDecay(sh0=0.4, means=0.3))
     leaves = {name: getattr(splats, name).detach().clone().requires_grad_() for name in ("means", "sh0")}
     groups = [
         {"params": [leaves["means"]], "lr": 0.02 * splats.extent, "weight_decay": 0.3},
@@ -147,7 +156,7 @@ def test_decay_is_that_of_adamw_and_of_activated_values():
     splats = tiny.splats()
     scales, opacities = splats.scales.detach(), splats.opacities.detach()
     still = {name: torch.zeros_like(getattr(splats, name)) for name in ("log_scales", "opacity_logits")}
-    run(Adam(**RATES, decay=Decay(log_scales=0.5, opacity_logits=0.25)), splats, [still])
+    run(Adam(**RATES, weight_decay=WeightDecay(log_scales=0.5, opacity_logits=0.25)), splats, [still])
     torch.testing.assert_close(splats.scales.detach(), scales * (1 - 0.03 * 0.5))
     torch.testing.assert_close(splats.opacities.detach(), opacities * (1 - 0.04 * 0.25))
 
@@ -155,7 +164,7 @@ def test_decay_is_that_of_adamw_and_of_activated_values():
 def test_decay_stands_extreme_logits_and_lets_rows_rest():
     logits = torch.tensor([-90.0, 0.0, 90.0, 5.0])
     rows = torch.tensor([True, True, True, False])
-    Decay().apply("opacity_logits", logits, 0.01, rows)
+    WeightDecay().apply("opacity_logits", logits, 0.01, rows)
     assert logits[0].item() == pytest.approx(-90 - 0.01005, rel=1e-6) and logits[3] == 5
     assert logits[2].item() == pytest.approx(torch.tensor(0.99).logit().item(), rel=1e-4)
     assert logits[1].sigmoid().item() == pytest.approx(0.495)
@@ -166,7 +175,7 @@ def test_without_gradient_nothing_moves():
     before = splats.shN.detach().clone().fill_(0.5)
     with torch.no_grad():
         splats.shN.fill_(0.5)
-    run(Adam(decay=Decay(shN=0.5)), splats, [{"sh0": torch.ones_like(splats.sh0)}])
+    run(Adam(weight_decay=WeightDecay(shN=0.5)), splats, [{"sh0": torch.ones_like(splats.sh0)}])
     assert torch.equal(splats.shN, before)
 
 
@@ -176,7 +185,7 @@ def test_without_gradient_nothing_moves():
         ({"update_every": [1, 5]}, "optimizer.update_every: .* one more than update_until"),
         ({"update_every": [0]}, "optimizer.update_every"),
         ({"update_every": [1, 2, 3], "update_until": [9, 5]}, "optimizer.update_until"),
-        ({"sh_every": 0}, "optimizer.sh_every"),
+        ({"shN_update_every": 0}, "optimizer.shN_update_every"),
         ({"beta1": 1.0}, "optimizer.beta1"),
     ],
 )
@@ -186,8 +195,8 @@ def test_optimizer_refuses(settings, line):
 
 
 def test_decay_refuses():
-    with pytest.raises(ValueError, match="decay.shN: expected at least 0"):
-        Decay(shN=-1)
-    with pytest.raises(ValueError, match="optimizer.decay.sh0: expected below"):
+    with pytest.raises(ValueError, match="weight_decay.shN: expected at least 0"):
+        WeightDecay(shN=-1)
+    with pytest.raises(ValueError, match="optimizer.weight_decay.sh0: expected below"):
         splats = tiny.splats()
-        run(Adam(sh0=0.5, decay=Decay(sh0=3.0)), splats, [gradients(splats, 0)])
+        run(Adam(sh0=0.5, weight_decay=WeightDecay(sh0=3.0)), splats, [gradients(splats, 0)])

@@ -10,8 +10,8 @@ from support.logs import events, told
 from tracking.test_tracking import offline  # noqa: F401  a home of its own, nobody logged in
 
 from splatexp.config.build import build, compose
-from splatexp.densify import Reset, Rule, Ruled
-from splatexp.train.step_log import Record, Sight
+from splatexp.densify import OpacityReset, Rule, RuleStrategy
+from splatexp.train.step_log import StepLog, StepOutput
 
 SMALL = ["data.size=48", "data.train_views=5", "data.test_views=2", "data.points=150", "data.samples=1"]
 SMALL += ["data.cache=false", "evaluate.turntable=false", "threads=1"]
@@ -20,8 +20,8 @@ WORDS += [
     "densify.every=4",
     "densify.start=2",
     "densify.stop=0",
-    "densify.reset.every=8",
-    "densify.reset.stop=0",
+    "densify.opacity_reset.every=8",
+    "densify.opacity_reset.stop=0",
 ]
 WORDS += ["densify.max_gaussians=300", "log_every=6", "tracker=[csv,tensorboard,wandb]"]
 WORDS += ["tracker.wandb.group=g", "tracker.wandb.job_type=j", "tracker.wandb.tags=[a,b]"]
@@ -41,7 +41,7 @@ def test_every_tracker_has_all_that_is_promised(tmp_path, capsys, offline):  # n
         rows = list(csv.DictReader(file))
     assert [row["step"] for row in rows] == ["5", "11", "17", "23"]
     assert all(math.isfinite(float(row[name])) for row in rows for name in PROMISED)
-    assert sum(int(row["births"]) for row in rows) > 0 and int(rows[-1]["resets"]) == 3
+    assert sum(int(row["births"]) for row in rows) > 0 and int(rows[-1]["opacity_resets"]) == 3
     last = {name: float(value) for name, value in rows[-1].items() if value}
 
     seen = events(tmp_path)
@@ -63,8 +63,8 @@ def test_every_tracker_has_all_that_is_promised(tmp_path, capsys, offline):  # n
         assert json.loads(summary[name]) == pytest.approx(last[name], rel=1e-6), name
     assert {artifact.type for artifact in artifacts} == {"run_table", "model"}
     assert any(key.endswith(".path") for row in table for key in row), "pictures"
-    parts = facts["parts"]
-    assert parts[0]["exit"] == 0 and parts[0]["start"] == 0 and parts[0]["began"] <= parts[0]["ended"]
+    parts = facts["sessions"]
+    assert parts[0]["exit_code"] == 0 and parts[0]["start_step"] == 0 and parts[0]["started_at"] <= parts[0]["ended_at"]
 
 
 def test_births_prunes_and_relocations_are_counted_by_kind(tmp_path, capsys):
@@ -92,14 +92,18 @@ def test_births_prunes_and_relocations_are_counted_by_kind(tmp_path, capsys):
 
 
 def test_a_record_goes_on_where_it_was():
-    record = Record(seconds=1.5, psnr_mean=20.0)
-    record.moved["births"] = 3
-    record.stepped(torch.tensor(0.5))
-    again = Record.of(json.loads(json.dumps(record.state(), allow_nan=False)))
-    assert again.state() == record.state() and math.isnan(again.ssim_mean) and again.moved["births"] == 3
-    for broken in ({}, record.state() | {"moved": 3}, record.state() | {"steps": "x"}):
+    record = StepLog(seconds=1.5, psnr_mean=20.0)
+    record.edit_counts["births"] = 3
+    record.end_step(torch.tensor(0.5))
+    again = StepLog.from_state_dict(json.loads(json.dumps(record.state_dict(), allow_nan=False)))
+    assert (
+        again.state_dict() == record.state_dict()
+        and math.isnan(again.ssim_mean)
+        and again.edit_counts["births"] == 3
+    )
+    for broken in ({}, record.state_dict() | {"moved": 3}, record.state_dict() | {"steps": "x"}):
         with pytest.raises(ValueError, match="record: not as it was written"):
-            Record.of(broken)
+            StepLog.from_state_dict(broken)
 
 
 def test_ssim_of_a_step_is_that_of_the_loss():
@@ -112,21 +116,26 @@ def test_ssim_of_a_step_is_that_of_the_loss():
     mask[:, :14] = 1
     for part in (None, mask):
         terms = Loss()(image, target, part, backend="reference")
-        sight = Sight(0, terms, 0.0, SimpleNamespace(image=image), target, part)  # type: ignore[arg-type]
-        bare = Sight(0, {}, 0.0, SimpleNamespace(image=image), target, part)  # type: ignore[arg-type]
+        sight = StepOutput(0, terms, 0.0, SimpleNamespace(image=image), target, part)  # type: ignore[arg-type]
+        bare = StepOutput(0, {}, 0.0, SimpleNamespace(image=image), target, part)  # type: ignore[arg-type]
         assert sight.ssim(0.2, "reference") == pytest.approx(bare.ssim(0.0, "reference"), abs=1e-6)
 
 
 def test_policies_tell_where_they_stand():
     rule = Rule("clone", "opacity", "top", 0.1)
-    strategy = Ruled(
-        every=10, start=0, stop=100, max_gaussians=50, reset=Reset(every=30, stop=100), only=rule
+    strategy = RuleStrategy(
+        every=10,
+        start=0,
+        stop=100,
+        max_gaussians=50,
+        opacity_reset=OpacityReset(every=30, stop=100),
+        only=rule,
     )
     from support.tiny import splats
 
     from splatexp.densify.strategy import Context
 
-    told_at = {step: strategy.status(step, splats(20), Context()) for step in (5, 29, 44, 95)}
-    assert [told_at[step]["resets"] for step in told_at] == [0, 1, 1, 3]
-    assert [told_at[step]["since_reset"] for step in told_at] == [6, 0, 15, 6]
-    assert all(values["cap"] == 50 and values["limit"] <= 50 for values in told_at.values())
+    told_at = {step: strategy.metrics(step, splats(20), Context()) for step in (5, 29, 44, 95)}
+    assert [told_at[step]["opacity_resets"] for step in told_at] == [0, 1, 1, 3]
+    assert [told_at[step]["steps_since_reset"] for step in told_at] == [6, 0, 15, 6]
+    assert all(values["cap"] == 50 and values["growth_limit"] <= 50 for values in told_at.values())
