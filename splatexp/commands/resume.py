@@ -1,41 +1,41 @@
-"""Go on with a run that was interrupted.
+"""Continue a run that was interrupted.
 
     python -m splatexp.resume run=<folder>
 
-takes up the run in `folder` from its newest checkpoint, with the settings that it was started with.
+continues the run in `folder` from its newest checkpoint, with the settings that it was started with.
 """
 
 import sys
 from dataclasses import replace
 from pathlib import Path
 
-from splatexp.run.checkpoint import found
-from splatexp.run.manifest import earlier
+from splatexp.run.checkpoint import list_checkpoints
+from splatexp.run.manifest import read_manifest_list
 
 
-def again(run: str) -> None:
-    """Go on with the run in a folder from its newest checkpoint, as it was started.
+def resume_run(run: str) -> None:
+    """Continue the run in the folder `run` from its newest checkpoint, with the settings it was started with.
 
-    Raises: OSError, ValueError with one line where there is nothing to go on with.
+    Raises: OSError or ValueError, one line, where there is no run to continue.
     """
     from splatexp.config.build import load_run
 
     folder = Path(run)
-    if not found(folder / "checkpoints"):
+    if not list_checkpoints(folder / "checkpoints"):
         raise FileNotFoundError(f"run: expected the folder of a run with checkpoints, got {folder}")
-    going = replace(load_run(folder), resume="auto")
-    scene, state = going.prepare(folder)
-    for line in state.news:
+    settings = replace(load_run(folder), resume="auto")
+    scene, state = settings.prepare(folder)
+    for line in state.messages:
         print(line, file=sys.stderr)
-    going.fit(scene, state, folder, earlier(folder, "overrides"))
+    settings.fit(scene, state, folder, read_manifest_list(folder, "overrides"))
 
 
 def main() -> None:
-    """The command `python -m splatexp.resume`."""
-    from splatexp.settings.arguments import command
+    """Run the command `python -m splatexp.resume`."""
+    from splatexp.settings.arguments import run_command
 
     try:
-        command(__doc__ or "", {"run": str}, again)
+        run_command(__doc__ or "", {"run": str}, resume_run)
     except KeyboardInterrupt as stop:
         print(str(stop) or "stopped", file=sys.stderr)
         sys.exit(getattr(stop, "code", 130))

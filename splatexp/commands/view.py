@@ -1,9 +1,9 @@
-"""A run in the browser: its Gaussians from all sides, its cameras, photographs and curves.
+"""Show a run in the browser: its Gaussians from all sides, its cameras, photographs and curves.
 
     python -m splatexp.view run=<folder> [host=127.0.0.1] [port=8080] [threads=0]
 
-serves a page until Ctrl-C. Shown is the newest checkpoint in the folder, or what is in point_cloud.ply where
-that is newer; so a run that was interrupted, or still goes on, can be looked at too.
+This serves a page until Ctrl-C. It shows the newest checkpoint in the folder, or point_cloud.ply where that is
+newer; so a run that was interrupted, or is still training, can be viewed too.
 """
 
 from __future__ import annotations
@@ -17,70 +17,75 @@ if TYPE_CHECKING:
     from splatexp.gaussians.splats import Splats
     from splatexp.run.run import Run
 
-PAGE = "python -m splatexp.image view <file>.gsi"
+IMAGE_COMMAND = "python -m splatexp.image view <file>.gsi"
 
 
-def opened(folder: str | Path) -> tuple[Run, Scene, Splats, int, bool]:
-    """The run in a folder, its scene, and its newest Gaussians.
+def open_latest(folder: str | Path) -> tuple[Run, Scene, Splats, int, bool]:
+    """Open the run in a folder with its newest Gaussians.
 
-    Returns: besides, after how many steps, and whether their ages are known.
-    Raises: FileNotFoundError, ValueError with one line where there is nothing to look at.
+    Returns: the run, its scene, its Gaussians, the number of steps after which they were saved, and whether their
+    ages are known.
+    Raises: FileNotFoundError or ValueError, one line, where there is nothing to view.
     """
     from splatexp.commands.open_run import open_run
     from splatexp.config.build import load_run
-    from splatexp.run.checkpoint import newest
-    from splatexp.run.state import State
+    from splatexp.run.checkpoint import load_latest_checkpoint
+    from splatexp.run.state import TrainingState
 
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"run: expected the folder of a run, got {folder} (no such folder)")
-    run, saved = load_run(folder), newest(folder / "checkpoints")
+    run = load_run(folder)
+    checkpoint = load_latest_checkpoint(folder / "checkpoints")
     if run.is_image:
-        raise ValueError(f"run: expected one of a scene, got a picture's; its page: {PAGE}")
-    there = (folder / "point_cloud.ply").is_file()
-    if saved is None and not there:
-        raise FileNotFoundError(f"run: {folder} holds neither a checkpoint nor a point_cloud.ply")
-    if saved is None or there and saved[2]["step"] < run.steps:
+        raise ValueError(f"run: expected a run of a scene, got one of an image; view it with {IMAGE_COMMAND}")
+    has_ply = (folder / "point_cloud.ply").is_file()
+    if checkpoint is None and not has_ply:
+        raise FileNotFoundError(f"run: expected a checkpoint or a point_cloud.ply in {folder}, got neither")
+    if checkpoint is None or has_ply and checkpoint[2]["step"] < run.steps:
         return *open_run(folder), run.steps, False
-    run.settle()
-    if run.raster.why:
-        print(run.raster.why, file=sys.stderr)
-    _, tensors, notes = saved
-    return run, run.data.load(), State.of(tensors, notes, run.raster.device).splats, notes["step"], True
+    run.configure_process()
+    if run.raster.selection_note:
+        print(run.raster.selection_note, file=sys.stderr)
+    _, tensors, metadata = checkpoint
+    splats = TrainingState.from_checkpoint(tensors, metadata, run.raster.device).splats
+    return run, run.data.load(), splats, metadata["step"], True
 
 
 def view(run: str, host: str = "127.0.0.1", port: int = 8080, threads: int = 0) -> None:
     """Serve a page that shows the run in the folder `run`, until the process is interrupted.
 
-    threads: that draw; 0: all.
-    Raises: OSError, ValueError, with one line.
+    Args:
+        threads: CPU threads for rendering; 0: all.
+
+    Raises: OSError or ValueError, one line.
     """
     from dataclasses import replace
 
-    from splatexp.viewer import Viewer
-    from splatexp.viewer.serve import watched
+    from splatexp.viewer import ViewerSettings
+    from splatexp.viewer.serve import serve_viewer
 
-    settings = Viewer(on=True, host=host, port=port)
+    settings = ViewerSettings(enabled=True, host=host, port=port)
     try:
         settings.check()
     except ImportError as error:
         raise ValueError(str(error)) from error
-    made, scene, splats, step, ages = opened(run)
-    replace(made, threads=threads).settle()
-    poses = made.camera if ages else None  # what is beside a .ply are learned cameras already
-    parts = (settings, scene, made.raster, Path(run), made.steps, poses)
-    with watched(*parts, ages=ages, training=False) as live:
+    opened, scene, splats, step, ages = open_latest(run)
+    replace(opened, threads=threads).configure_process()
+    poses = opened.camera if ages else None  # the cameras beside a .ply are the learned ones already
+    parts = (settings, scene, opened.raster, Path(run), opened.steps, poses)
+    with serve_viewer(*parts, ages=ages, training=False) as session:
         while True:
-            live.controls.changed.wait(0.02)
-            live.controls.changed.clear()
-            live.serve(step, splats, training=False)
+            session.controls.changed.wait(0.02)
+            session.controls.changed.clear()
+            session.render_pending(step, splats, training=False)
 
 
 def main() -> None:
-    """The command `python -m splatexp.view`."""
-    from splatexp.settings.arguments import command
+    """Run the command `python -m splatexp.view`."""
+    from splatexp.settings.arguments import run_command
 
     try:
-        command(__doc__ or "", {"run": str, "host": str, "port": int, "threads": int}, view)
+        run_command(__doc__ or "", {"run": str, "host": str, "port": int, "threads": int}, view)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)

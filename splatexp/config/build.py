@@ -1,4 +1,4 @@
-"""The doors to Hydra: registering, composing, building a Run, and a run's config read back."""
+"""The interface to Hydra: registering schemas, composing a config, building a Run, and opening a saved config."""
 
 from __future__ import annotations
 
@@ -19,19 +19,23 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from splatexp.config.compose import Loader, text
-from splatexp.config.registry import keys_of, options
-from splatexp.config.schema import Refused, check, loosen, schema
+from splatexp.config.compose import ConfigLoader, error_text
+from splatexp.config.registry import keys_of, option_classes
+from splatexp.config.schema import ConfigError, as_mapping, schema, validate
 from splatexp.io.atomic import write_text
-from splatexp.settings.messages import explain
+from splatexp.settings.messages import explain_error
 from splatexp.settings.renames import migrate
 
 if TYPE_CHECKING:
     from splatexp.run.run import Run
 
+# Groups that did not exist when older runs were saved -> the option that those runs had in effect.
+DEFAULT_OPTIONS = {"camera": "fixed", "model": "scene", "optimizer": "adam", "rate": "none"}
+created_folders: list[Path] = []  # folders that this process has created for runs and sweeps
+
 
 def conf_dir() -> Path:
-    """Where the YAML lies: inside the package in a wheel, beside it in a checkout."""
+    """Return the folder of the YAML files: inside the package in a wheel, beside it in a checkout."""
     package = Path(__file__).parents[1]
     inside = package / "conf"
     return inside if inside.is_dir() else package.parent / "conf"
@@ -39,119 +43,123 @@ def conf_dir() -> Path:
 
 @cache
 def register() -> None:
-    """Tell Hydra the schemas. They stand under schema/, where they are not listed as options."""
+    """Register the schemas with Hydra, under schema/, where they are not listed as options."""
     from splatexp.run.run import Run
 
     store = ConfigStore.instance().store
     store(group="schema", name="run", node=schema(Run))
-    for group, classes in options().items():
+    for group, classes in option_classes().items():
         for name, cls in classes.items():
-            store(group=f"schema/{group}", name=name, node=loosen(OmegaConf.structured(schema(cls))))
+            store(group=f"schema/{group}", name=name, node=as_mapping(OmegaConf.structured(schema(cls))))
 
 
-def _fresh(folder: str) -> str:
-    """Make a folder that was not there, numbered where it was: two runs of one second do not share one."""
+def _unique_dir(folder: str) -> str:
+    """Create a folder, with a number after its name if it exists: two runs of one second do not share one."""
     for number in count(1):
         name = folder if number == 1 else f"{folder}-{number}"
         try:
             os.makedirs(name)
         except FileExistsError:
             continue
-        except OSError:  # Hydra will meet it too, and says so
+        except OSError:  # Hydra will fail in the same way, with a message
             return name
-        made.append(Path(name).absolute())
+        created_folders.append(Path(name).absolute())
         return name
     raise AssertionError
 
 
-# groups that older runs say nothing of -> what they had
-BEFORE = {"camera": "fixed", "model": "scene", "optimizer": "adam", "rate": "none"}
-made: list[Path] = []  # folders that this process made for runs and sweeps
-OmegaConf.register_new_resolver("fresh", _fresh, use_cache=True, replace=True)
+OmegaConf.register_new_resolver("unique_dir", _unique_dir, use_cache=True, replace=True)
 
 
-def loader(extra: str | None = None) -> Loader:
-    """A Loader that finds conf/ and, before it, the folder `extra`.
+def make_loader(config_dir: str | None = None) -> ConfigLoader:
+    """Return a loader that finds conf/ and, before it, the folder `config_dir`.
 
-    Raises: Refused when `extra` is no folder.
+    Raises: ConfigError when `config_dir` is not a folder.
     """
     register()
     path = create_config_search_path(str(conf_dir()))
-    if extra is not None:
-        if not os.path.isdir(extra):
-            raise Refused(f"--config-dir: expected a folder, got {extra}")
-        path.prepend("command-line", f"file://{os.path.abspath(extra)}")
-    return Loader(path)
+    if config_dir is not None:
+        if not os.path.isdir(config_dir):
+            raise ConfigError(f"--config-dir: expected a folder, got {config_dir}")
+        path.prepend("command-line", f"file://{os.path.abspath(config_dir)}")
+    return ConfigLoader(path)
 
 
 def compose(overrides: Sequence[str] = ()) -> DictConfig:
-    """The config of one run, as the command line `overrides` gives it.  Raises: Refused."""
+    """Return the config of one run for the `key=value` overrides of a command line.  Raises: ConfigError."""
     setup_globals()
-    return loader().job("config", overrides)
+    return make_loader().compose_job("config", overrides)
 
 
 def build(cfg: DictConfig) -> Run:
-    """The Run that a config describes; Hydra ends here.
+    """Build the Run that a config describes; nothing after this knows Hydra.
 
-    Raises: Refused, one line, for a setting that is missing or that a dataclass refuses.
+    Raises: ConfigError, one line, for a setting that is missing or that a dataclass refuses.
     """
     if missing := sorted(OmegaConf.missing_keys(cfg)):
-        raise Refused(f"{missing[0]}: expected a value, got none; say {missing[0]}=...")
+        raise ConfigError(f"{missing[0]}: expected a value, got none; set it with {missing[0]}=...")
     try:
         return instantiate(cfg, _convert_="object")
     except InstantiationException as error:
         cause = error.__cause__
         if not isinstance(cause, (ValueError, OSError)):
             raise cause or error from None
-        place = str(error).rpartition("full_key: ")[2] if "full_key: " in str(error) else ""
-        raise Refused(_placed(str(cause), place, OmegaConf.select(cfg, place) if place else cfg)) from cause
+        key = str(error).rpartition("full_key: ")[2] if "full_key: " in str(error) else ""
+        node = OmegaConf.select(cfg, key) if key else cfg
+        raise ConfigError(_with_full_key(str(cause), key, node)) from cause
 
 
 def option(group: str, name: str, **settings: Any) -> Any:
-    """An option as its file in conf/ has it, for runs of 30,000 steps, but for some settings.
+    """Return an option as its file in conf/ defines it, for runs of 30,000 steps, with some settings replaced.
 
-    `option("densify", "adc", every=50)`; of groups that take one option.
+    `option("densify", "adc", every=50)`; for groups of which one option is chosen.
     """
     built = instantiate(compose([f"{group}={name}", "preset=[]"])[group], _convert_="object")
     return replace(built, **settings)
 
 
-def merged(cls: type, path: Path, words: Sequence[str]) -> Any:
-    """A dataclass from a YAML file and `key=value` words, which win.
+def build_from_file(cls: type, path: Path, overrides: Sequence[str]) -> Any:
+    """Build a dataclass from a YAML file and `key=value` overrides, which win.
 
-    Raises: Refused, one line, for a key that it does not have and a value that does not fit.
+    Raises: ConfigError, one line, for a key that the class does not have and a value that does not fit.
     """
-    shape, known = OmegaConf.structured(schema(cls)), {key: [] for key in keys_of(cls)}
+    structure, known = OmegaConf.structured(schema(cls)), {key: [] for key in keys_of(cls)}
     try:
-        if bad := [word for word in words if "=" not in word]:
-            raise Refused(f"{bad[0]}: expected key=value")
-        cfg = OmegaConf.merge(shape, OmegaConf.load(path), OmegaConf.from_dotlist(list(words)))
+        if bad := [override for override in overrides if "=" not in override]:
+            raise ConfigError(f"{bad[0]}: expected key=value")
+        cfg = OmegaConf.merge(structure, OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides)))
         assert isinstance(cfg, DictConfig)
         return build(cfg)
     except (OmegaConfBaseException, yaml.YAMLError) as error:
-        raise Refused(explain(text(error), known, lambda group: [])) from error
+        raise ConfigError(explain_error(error_text(error), known, lambda group: [])) from error
 
 
-def save(cfg: DictConfig, folder: Path, words: Sequence[str]) -> None:
-    """Write what Hydra leaves in a run's folder, where it is not Hydra that runs it.  Raises: OSError."""
+def save_config(cfg: DictConfig, folder: Path, overrides: Sequence[str]) -> None:
+    """Write the files that Hydra writes into a run's folder, for a run that Hydra does not start.
+
+    Raises: OSError.
+    """
     write_text(folder / ".hydra" / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
-    write_text(folder / ".hydra" / "overrides.yaml", OmegaConf.to_yaml(OmegaConf.create(list(words))))
+    write_text(folder / ".hydra" / "overrides.yaml", OmegaConf.to_yaml(OmegaConf.create(list(overrides))))
 
 
-def _placed(message: str, place: str, node: DictConfig) -> str:
-    """A dataclass's complaint, `name: ...` or `kind.name: ...`, with the whole key before it."""
+def _with_full_key(message: str, key: str, node: DictConfig) -> str:
+    """Return a dataclass's message, `name: ...` or `class.name: ...`, with the full key of the setting."""
     head, _, rest = message.partition(":")
     name = head.rpartition(".")[2]
-    whole = not place and "." in head and OmegaConf.select(node, head) is not None
-    if " " not in head and name in node and not whole:
-        return f"{place}.{name}:{rest}".lstrip(".")
-    return message if not place or message.startswith(place) else f"{place}: {message}"
+    is_full = not key and "." in head and OmegaConf.select(node, head) is not None
+    if " " not in head and name in node and not is_full:
+        return f"{key}.{name}:{rest}".lstrip(".")
+    return message if not key or message.startswith(key) else f"{key}: {message}"
 
 
 def load_run(folder: str | os.PathLike[str]) -> Run:
-    """The Run that wrote `folder`, from its .hydra/config.yaml: resolved and scaled then, taken as it is now.
+    """Return the Run that wrote `folder`, from its .hydra/config.yaml, whose values are resolved and scaled.
 
-    Raises: FileNotFoundError for another folder; ValueError for a config that this version does not know.
+    Names that have changed since are translated (`splatexp.settings.renames`).
+
+    Raises: FileNotFoundError for a folder that is not a run's; ValueError for a config that this version cannot
+    read.
     """
     from splatexp.run.run import Run
 
@@ -161,23 +169,24 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
             f"run: expected the folder of a run, got {folder} (no .hydra/config.yaml in it)"
         )
     try:
-        saved = OmegaConf.create(migrate(_plain(path)))
+        saved = OmegaConf.create(migrate(_read_mapping(path)))
         cfg = OmegaConf.merge(OmegaConf.structured(schema(Run)), saved)
         assert isinstance(cfg, DictConfig)
-        for group, usual in BEFORE.items():
+        for group, name in DEFAULT_OPTIONS.items():
             if OmegaConf.is_missing(cfg, group):
-                cfg[group] = OmegaConf.structured(schema(options()[group][usual]))
-        check(cfg, lambda: loader().known)
+                cfg[group] = OmegaConf.structured(schema(option_classes()[group][name]))
+        validate(cfg, lambda: make_loader().known_keys)
         return build(cfg)
-    except Refused as error:
+    except ConfigError as error:
         raise ValueError(f"{path}: {error}") from error
     except (OmegaConfBaseException, yaml.YAMLError) as error:
-        raise ValueError(f"{path}: {explain(text(error), loader().known, lambda group: [])}") from error
+        known = make_loader().known_keys
+        raise ValueError(f"{path}: {explain_error(error_text(error), known, lambda group: [])}") from error
 
 
-def _plain(path: Path) -> dict[str, Any]:
-    """Read a saved config.  Raises: Refused where it is no mapping."""
+def _read_mapping(path: Path) -> dict[str, Any]:
+    """Read a saved config.  Raises: ConfigError where it is not a mapping."""
     saved = OmegaConf.to_container(OmegaConf.load(path))
     if not isinstance(saved, dict):
-        raise Refused(f"expected a mapping of settings, got {type(saved).__name__}")
+        raise ConfigError(f"expected a mapping of settings, got {type(saved).__name__}")
     return {str(key): value for key, value in saved.items()}

@@ -1,4 +1,4 @@
-"""Composing a config: what Hydra does, and what it leaves undone."""
+"""Composing a config: what Hydra does, and what splatexp needs beyond it."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from splatexp.config.registry import keys_of, known_keys, options, switched
+from splatexp.config.registry import expand_switch, keys_of, known_keys, option_classes
 from splatexp.config.schema import (
-    FOLLOWS,
-    STAYS,
-    Refused,
-    check,
-    leave_out,
-    loosen_options,
-    scale,
-    settle,
-    with_others,
+    CANNOT_DELETE,
+    TARGET_IS_FIXED,
+    ConfigError,
+    drop_unused,
+    extended_class,
+    options_as_mappings,
+    resolve,
+    scale_windows,
+    validate,
 )
-from splatexp.settings.messages import explain
+from splatexp.settings.messages import explain_error
 from splatexp.settings.renames import ALIASES, new_key, new_option, new_value
 
 
-class Loader(ConfigLoaderImpl):
-    """Hydra's composition and what it leaves undone: keys behind `+`, scaling with `steps`, clear errors."""
+class ConfigLoader(ConfigLoaderImpl):
+    """Hydra's loader, extended: it checks keys behind `+`, scales windows with `steps`, and explains errors."""
 
     def load_configuration(
         self,
@@ -45,45 +45,52 @@ class Loader(ConfigLoaderImpl):
         from_shell: bool = True,
         validate_sweep_overrides: bool = True,
     ) -> DictConfig:
-        """Compose, check and settle.  Raises: Refused."""
-        overrides = [switched(_accepted(word)) for word in overrides]
+        """Compose, validate and resolve a config.  Raises: ConfigError."""
+        overrides = [expand_switch(_without_alias(override)) for override in overrides]
         try:
-            said = OverridesParser.create().parse_overrides(overrides)
-            said = [word for word in said if not word.is_sweep_override()]
-            keys = {key for word in said for key in _said(word.key_or_group, word.value())}
-            _check_values(said)
-            gone = [word.key_or_group for word in said if word.is_delete() and "." in word.key_or_group]
-            if fixed := sorted(key for key in keys if key.rpartition(".")[2] == "_target_"):
-                raise Refused(f"{fixed[0]}: {FOLLOWS}")
-            self._steps = _steps(said)
-            words = _with_added(self._with_loader(overrides, said), said)
+            parsed = OverridesParser.create().parse_overrides(overrides)
+            parsed = [override for override in parsed if not override.is_sweep_override()]
+            _check_values(parsed)
+            keys = {key for override in parsed for key in _keys_set(override.key_or_group, override.value())}
+            deleted = [
+                override.key_or_group
+                for override in parsed
+                if override.is_delete() and "." in override.key_or_group
+            ]
+            if targets := sorted(key for key in keys if key.rpartition(".")[2] == "_target_"):
+                raise ConfigError(f"{targets[0]}: {TARGET_IS_FIXED}")
+            self._steps = _steps(parsed)
+            overrides = _force_add_below_added(self._with_data_option(overrides, parsed), parsed)
             cfg = super().load_configuration(
-                config_name, words, run_mode, from_shell, validate_sweep_overrides
+                config_name, overrides, run_mode, from_shell, validate_sweep_overrides
             )
             if config_name is None:  # Hydra's own help
                 return cfg
-            check(cfg, lambda: self.known)
-            if again := [key for key in gone if OmegaConf.select(cfg, key) is not None]:
-                raise Refused(f"{again[0]}: {STAYS}")
-            settle(cfg)
+            validate(cfg, lambda: self.known_keys)
+            if undeletable := [key for key in deleted if OmegaConf.select(cfg, key) is not None]:
+                raise ConfigError(f"{undeletable[0]}: {CANNOT_DELETE}")
+            resolve(cfg)
             if cfg.steps > 0 and cfg.steps != self._steps:
-                raise Refused(f"steps: expected a whole number as such, got what is {cfg.steps}")
-        except Refused:
+                raise ConfigError(
+                    f"steps: expected a plain whole number, got an expression of value {cfg.steps}"
+                )
+        except ConfigError:
             raise
         except OverrideParseException as error:
             remedy = "expected key=value, with special characters quoted: 'key=\"a=b\"'"
-            raise Refused(f"{error.override}: {remedy}") from error
+            raise ConfigError(f"{error.override}: {remedy}") from error
         except (HydraException, OmegaConfBaseException) as error:
-            raise Refused(explain(text(error), self._all_keys(), self.get_group_options)) from error
+            message = explain_error(error_text(error), self._all_keys(), self.get_group_options)
+            raise ConfigError(message) from error
         return cfg
 
     def _compose_config_from_defaults_list(
         self, defaults: list[ResultDefault], repo: IConfigRepository
     ) -> DictConfig:
-        """As Hydra does it, then the presets in their order, and everything fitted to the steps of the run.
+        """Compose as Hydra does, then merge the presets in their order, and scale all windows to the run's steps.
 
-        Windows in a preset are written for its own `steps`, or for the usual ones where it has none; what it
-        says of options that were not chosen is left out.
+        The windows in a preset are written for its own `steps`, or for the default ones where it has none. Its
+        settings for options that were not chosen are dropped.
         """
         presets = [default for default in defaults if (default.config_path or "").startswith("preset/")]
         rest = [default for default in defaults if default not in presets]
@@ -91,76 +98,77 @@ class Loader(ConfigLoaderImpl):
         if "steps" not in cfg:  # Hydra's own help
             return cfg
         try:
-            check(cfg, lambda: self.known)
-        except (Refused, OmegaConfBaseException) as error:
-            raise Refused(self._explained(error, rest)) from error
+            validate(cfg, lambda: self.known_keys)
+        except (ConfigError, OmegaConfBaseException) as error:
+            raise ConfigError(self._explain(error, rest)) from error
         layers: list[Any] = [deepcopy(self._load_single_config(preset, repo).config) for preset in presets]
-        said = [layer.get("steps") for layer in layers]
-        usual = cfg.steps
-        self._steps = self._steps or [usual, *(steps for steps in said if isinstance(steps, int))][-1]
-        scale(cfg, self._steps / usual)
-        for preset, layer, steps in zip(presets, layers, said, strict=True):
+        preset_steps = [layer.get("steps") for layer in layers]
+        default_steps = cfg.steps
+        if not self._steps:
+            self._steps = [default_steps, *(steps for steps in preset_steps if isinstance(steps, int))][-1]
+        scale_windows(cfg, self._steps / default_steps)
+        for preset, layer, steps in zip(presets, layers, preset_steps, strict=True):
             layer.pop("defaults", None)
-            keys = {key for name, part in _plain(layer).items() for key in _said(name, part)}
+            keys = {key for name, part in _without_defaults(layer).items() for key in _keys_set(name, part)}
             try:
-                leave_out(layer, cfg, lambda: self.known)
+                drop_unused(layer, cfg, lambda: self.known_keys)
                 cfg.merge_with(layer)
-                factor = self._steps / (steps if isinstance(steps, int) else usual)
-                scale(cfg, factor, lambda key, keys=keys: key in keys)
+                factor = self._steps / (steps if isinstance(steps, int) else default_steps)
+                scale_windows(cfg, factor, lambda key, keys=keys: key in keys)
             except OmegaConfBaseException as error:
-                raise Refused(self._explained(error, [preset])) from error
-        loosen_options(cfg)
+                raise ConfigError(self._explain(error, [preset])) from error
+        options_as_mappings(cfg)
         return cfg
 
-    def _explained(self, error: Exception, defaults: list[ResultDefault]) -> str:
-        """An error of composing in one line that names the file that its key is from."""
+    def _explain(self, error: Exception, defaults: list[ResultDefault]) -> str:
+        """Return one line for an error of composing; it names the file in which the key stands."""
         line = str(error)
-        if not isinstance(error, Refused):
-            line = explain(line, self._all_keys(), self.get_group_options)
+        if not isinstance(error, ConfigError):
+            line = explain_error(line, self._all_keys(), self.get_group_options)
         own = [default for default in defaults if not (default.config_path or "").startswith("schema/")]
-        near = [default for default in own if line.startswith(default.package or "")]
-        found = max(reversed(near), key=lambda default: len(default.package or ""), default=None)
+        matching = [default for default in own if line.startswith(default.package or "")]
+        found = max(reversed(matching), key=lambda default: len(default.package or ""), default=None)
         return line if found is None or found.primary else f"{line} (in {found.config_path})"
 
     @cached_property
-    def known(self) -> dict[str, list[str]]:
-        """Every key that some choice of options has, also of the files in --config-dir -> those choices."""
+    def known_keys(self) -> dict[str, list[str]]:
+        """Every key that exists with some choice of options, also in --config-dir -> the choices that it needs."""
         repo = CachingConfigRepository(self.repository)
-        chosen: dict[str, dict[str, type]] = {group: {} for group in options()}
+        chosen: dict[str, dict[str, type]] = {group: {} for group in option_classes()}
         for group, classes in chosen.items():
             for name in self.get_group_options(group):
                 try:
-                    says = _says(f"{group}/{name}", repo)
-                    classes[name] = with_others(get_class(says["_target_"]), says)
+                    settings = _settings_in_file(f"{group}/{name}", repo)
+                    classes[name] = extended_class(get_class(settings["_target_"]), settings)
                 except (HydraException, OmegaConfBaseException, ImportError, ValueError):
-                    continue  # it is refused when it is chosen
+                    continue  # a file that cannot be read is refused when it is chosen
         return known_keys(chosen)
 
     def _all_keys(self) -> dict[str, list[str]]:
-        """The keys of a run and Hydra's own."""
+        """Return the keys of a run and Hydra's own."""
         from hydra.conf import HydraConf
 
-        return self.known | {key: [] for key in keys_of(HydraConf, "hydra.")}
+        return self.known_keys | {key: [] for key in keys_of(HydraConf, "hydra.")}
 
-    def job(self, config_name: str, overrides: Sequence[str]) -> DictConfig:
-        """The config of one run, without Hydra's own part.  Raises: Refused."""
+    def compose_job(self, config_name: str, overrides: Sequence[str]) -> DictConfig:
+        """Return the config of one run, without Hydra's own part.  Raises: ConfigError."""
         cfg = self.load_configuration(config_name, list(overrides), RunMode.RUN)
         with open_dict(cfg):
             del cfg["hydra"]
         return cfg
 
-    def _with_loader(self, overrides: list[str], said: list[Override]) -> list[str]:
-        """The overrides, and `data=` for a `data.path` that came without.
+    def _with_data_option(self, overrides: list[str], parsed: list[Override]) -> list[str]:
+        """Return the overrides with a `data=` put before them for a `data.path` that came without.
 
-        Raises: Refused for a group that gets no name, and for a folder that no loader knows.
+        Raises: ConfigError for a group without the name of an option, and for a folder that no loader reads.
         """
-        values = {word.key_or_group: word.value() for word in said if not word.is_delete()}
+        values = {override.key_or_group: override.value() for override in parsed if not override.is_delete()}
         if "" in values:
-            raise Refused(f"={values['']}: expected key=value")
-        for group in ("preset", *options()):
+            raise ConfigError(f"={values['']}: expected key=value")
+        for group in ("preset", *option_classes()):
             if group in values and not isinstance(values[group], (str, list, dict)):
                 names = ", ".join(self.get_group_options(group))
-                raise Refused(f"{group}: expected the name of an option ({names}), got {values[group]}")
+                raise ConfigError(f"{group}: expected the name of an option ({names}), got {values[group]}")
         path = values.get("data.path")
         if "data" in values or not isinstance(path, str):
             return overrides
@@ -169,73 +177,79 @@ class Loader(ConfigLoaderImpl):
         try:
             return [f"data={detect_loader(path)}", *overrides]
         except (OSError, ValueError) as error:
-            raise Refused(str(error)) from error
+            raise ConfigError(str(error)) from error
 
 
-def _says(path: str, repo: IConfigRepository) -> DictConfig:
-    """What a file of conf/ says on top of those that it builds on."""
+def _settings_in_file(path: str, repo: IConfigRepository) -> DictConfig:
+    """Return what a file of conf/ sets, merged onto the files on which it builds."""
     found = repo.load_config(path)
     if found is None:
         return OmegaConf.create()
     names = [part.path or "" for part in found.defaults_list or [] if isinstance(part, ConfigDefault)]
     names = [name for name in names if name != "_self_"]
-    parts = [name[1:] if name[:1] == "/" else f"{path.rpartition('/')[0]}/{name}" for name in names]
-    says = OmegaConf.merge(*(_says(part, repo) for part in parts), _plain(found.config))
-    assert isinstance(says, DictConfig)
-    return says
+    parents = [name[1:] if name[:1] == "/" else f"{path.rpartition('/')[0]}/{name}" for name in names]
+    layers = [_settings_in_file(parent, repo) for parent in parents]
+    settings = OmegaConf.merge(*layers, _without_defaults(found.config))
+    assert isinstance(settings, DictConfig)
+    return settings
 
 
-def _steps(said: list[Override]) -> int:
-    """The steps that the command line wants; 0 where it says none, or nothing that is a number."""
+def _steps(parsed: list[Override]) -> int:
+    """Return the `steps` of the command line; 0 where it has none, or no whole number."""
     try:
-        return max(0, [0, *(int(str(word.value())) for word in said if word.key_or_group == "steps")][-1])
+        values = [int(str(override.value())) for override in parsed if override.key_or_group == "steps"]
     except ValueError:
         return 0
+    return max(0, values[-1]) if values else 0
 
 
-def _plain(node: Any) -> dict[str, Any]:
-    """A mapping as it was written, without its defaults list."""
+def _without_defaults(node: Any) -> dict[str, Any]:
+    """Return a mapping as it was written, without its defaults list."""
     written: Any = OmegaConf.to_container(node)
     return {str(key): value for key, value in written.items() if key != "defaults"}
 
 
-def _with_added(overrides: list[str], said: list[Override]) -> list[str]:
-    """The overrides; words on a mapping that a `+` before them makes get theirs."""
-    added = [word.key_or_group.rpartition(".")[0] for word in said if word.is_add() or word.is_force_add()]
-    made = tuple(f"{place}." for place in added if place)
-    return [f"++{word}" if word.startswith(made) else word for word in overrides]
+def _force_add_below_added(overrides: list[str], parsed: list[Override]) -> list[str]:
+    """Return the overrides, with `++` before those of settings in a mapping that another one adds with `+`."""
+    added = [
+        override.key_or_group.rpartition(".")[0]
+        for override in parsed
+        if override.is_add() or override.is_force_add()
+    ]
+    prefixes = tuple(f"{parent}." for parent in added if parent)
+    return [f"++{override}" if override.startswith(prefixes) else override for override in overrides]
 
 
-def _said(key: str, value: Any) -> Iterator[str]:
-    """The keys that an override sets; `a={b: 1}` sets a.b, `a.0=1` also a."""
+def _keys_set(key: str, value: Any) -> Iterator[str]:
+    """Yield the keys that an override sets: `a={b: 1}` sets also a.b, and `a.0=1` also a."""
     yield key
     yield key.rpartition(".")[0]
     for name, part in value.items() if isinstance(value, dict) else ():
-        yield from _said(f"{key}.{name}", part)
+        yield from _keys_set(f"{key}.{name}", part)
 
 
-def text(error: BaseException) -> str:
-    """An error's text and its cause's."""
+def error_text(error: BaseException) -> str:
+    """Return the message of an error and that of its cause."""
     return f"{error}\n{error.__cause__ or ''}".strip()
 
 
-def _accepted(word: str) -> str:
-    """Return an override whose old name is still accepted by its new name."""
-    head, equals, value = word.partition("=")
+def _without_alias(override: str) -> str:
+    """Return an override with the new name of its key, where the old name is still accepted."""
+    head, equals, value = override.partition("=")
     key = head.lstrip("+~")
     new = new_key(key, (ALIASES,))
-    return word if new is None else f"{head[: len(head) - len(key)]}{new}{equals}{value}"
+    return override if new is None else f"{head[: len(head) - len(key)]}{new}{equals}{value}"
 
 
-def _check_values(said: list[Override]) -> None:
-    """Check that no override uses the old name of an option or of a word.  Raises: Refused."""
-    for word in said:
-        if word.is_delete():
+def _check_values(parsed: list[Override]) -> None:
+    """Check that no override uses the old name of an option or of a value.  Raises: ConfigError."""
+    for override in parsed:
+        if override.is_delete():
             continue
-        key, value = word.key_or_group, word.value()
+        key, value = override.key_or_group, override.value()
         for name in value if isinstance(value, list) else [value]:
             if not isinstance(name, str):
                 continue
             new = new_option(key, name) or new_value(key, name)
             if new != name:
-                raise Refused(f"{key}={name}: {name} is called {new} now")
+                raise ConfigError(f"{key}={name}: {name} is called {new} now")

@@ -1,7 +1,7 @@
 """The registry of all plug-ins: a new one is a dataclass, its line here and its file in conf/.
 
-The options of a group are the files of conf/<group>/. Several may have one dataclass, with other values; a
-strategy that is made of rules is a file alone.
+The options of a group are the files of conf/<group>/. Several may have the same dataclass, with other values; so
+a strategy that is made of rules is a file alone.
 """
 
 import dataclasses
@@ -11,21 +11,21 @@ from typing import get_origin, get_type_hints
 
 
 @cache
-def options() -> dict[str, dict[str, type]]:
+def option_classes() -> dict[str, dict[str, type]]:
     """Return the dataclasses that can be chosen, by group and by the name of their schema.
 
-    `conf/<group>/<option>.yaml` builds on `/schema/<group>/<name>`. The imports stand inside, so that
+    `conf/<group>/<option>.yaml` builds on `/schema/<group>/<name>`. The imports are inside the function, so that
     `--help` does not wait for torch.
     """
     from splatexp import densify, importance, poses, raster, tracking
     from splatexp.data import colmap, photos, single_image, transforms
     from splatexp.data.builtin import dataset
-    from splatexp.image.fit.baselines.sequential_layers import Sequential
-    from splatexp.image.fit.baselines.vector_quantization import Vector
+    from splatexp.image.fit.baselines.sequential_layers import SequentialLayers
+    from splatexp.image.fit.baselines.vector_quantization import VectorQuantization
     from splatexp.image.fit.edge import Edge
-    from splatexp.image.fit.model import PlaneModel
-    from splatexp.image.fit.optimizer import PlaneAdam, PlanePace
-    from splatexp.image.fit.rate import Scalar
+    from splatexp.image.fit.model import ImageModel
+    from splatexp.image.fit.optimizer import ImageAdam, ImageSchedule
+    from splatexp.image.fit.rate import ScalarQuantization
     from splatexp.losses import regularizers
     from splatexp.schedules import schedule
     from splatexp.train import initialization, optimizer, rate
@@ -38,7 +38,7 @@ def options() -> dict[str, dict[str, type]]:
             "photos": photos.Photos,
             "image": single_image.SingleImage,
         },
-        "model": {"scene": initialization.Model, "image": PlaneModel},
+        "model": {"scene": initialization.SceneModel, "image": ImageModel},
         "raster": {
             "auto": raster.Auto,
             "triton": raster.Triton,
@@ -46,15 +46,20 @@ def options() -> dict[str, dict[str, type]]:
             "cpu": raster.CPU,
             "additive": raster.Additive,
             "reference": raster.Reference,
-            "image": raster.Plane,
+            "image": raster.ImageRaster,
         },
         "camera": {"fixed": poses.Fixed, "orbit": poses.Orbit, "rot6d": poses.Rot6d, "se3": poses.SE3},
-        "optimizer": {"adam": optimizer.Adam, "image": PlaneAdam},
-        "schedule": {"full": schedule.Schedule, "dash": schedule.Dash, "image": PlanePace},
+        "optimizer": {"adam": optimizer.Adam, "image": ImageAdam},
+        "schedule": {"full": schedule.Schedule, "dash": schedule.Dash, "image": ImageSchedule},
         "densify": {"rules": densify.RuleStrategy, "none": densify.NoDensification},
-        "rate": {"none": rate.NONE, "scalar": Scalar, "sequential": Sequential, "vector": Vector},
+        "rate": {
+            "none": rate.NONE,
+            "scalar": ScalarQuantization,
+            "sequential": SequentialLayers,
+            "vector": VectorQuantization,
+        },
         "importance": {
-            "none": importance.NONE,
+            "none": importance.NoImportance,
             "logit": importance.Logit,
             "mlp": importance.MLP,
             "mask": importance.Mask,
@@ -82,24 +87,25 @@ def options() -> dict[str, dict[str, type]]:
 
 
 def has_options(kind: object) -> bool:
-    """Whether a field of this type holds an option: it is a protocol, or what some option is a kind of."""
+    """Return whether a field of this type holds an option: it is a protocol, or a base class of some option."""
     if not isinstance(kind, type):
         return False
-    classes = [cls for group in options().values() for cls in group.values()]
+    classes = [cls for group in option_classes().values() for cls in group.values()]
     return getattr(kind, "_is_protocol", False) or any(issubclass(cls, kind) for cls in classes)
 
 
 def takes_several(group: str) -> bool:
-    """Whether any number of a group's options can be chosen; their settings stand under <group>.<option>."""
+    """Return whether several options of a group can be chosen; their settings are then <group>.<option>.<name>."""
     from splatexp.run.run import Run
 
     return get_origin(get_type_hints(Run)[group]) is dict
 
 
 def known_keys(chosen: Mapping[str, Mapping[str, type]]) -> dict[str, list[str]]:
-    """Every dotted key that some choice of options has -> the choices that it takes, [] where none.
+    """Return every dotted key that exists with some choice of options -> the choices that it needs, [] for none.
 
-    chosen: group -> option -> the dataclass with all its settings.
+    Args:
+        chosen: group -> option -> the dataclass with all its settings.
     """
     from splatexp.run.run import Run
 
@@ -107,28 +113,28 @@ def known_keys(chosen: Mapping[str, Mapping[str, type]]) -> dict[str, list[str]]
     for group, classes in chosen.items():
         several = takes_several(group)
         for name, cls in classes.items():
-            place = f"{group}.{name}" if several else group
+            prefix = f"{group}.{name}" if several else group
             choice = f"{group}=[{name}]" if several else f"{group}={name}"
-            for key in (*([place] if several else []), *keys_of(cls, f"{place}.")):
+            for key in (*([prefix] if several else []), *keys_of(cls, f"{prefix}.")):
                 keys.setdefault(key, []).append(choice)
     return keys
 
 
-def switched(word: str) -> str:
-    """`viewer=true` as `viewer.enabled=true`: a part of a run that has a switch takes true and false for it."""
+def expand_switch(override: str) -> str:
+    """Return `viewer=true` as `viewer.enabled=true`, and likewise for each part of a run that has this setting."""
     from splatexp.run.run import Run
 
-    key, _, value = word.partition("=")
+    key, _, value = override.partition("=")
     if value.lower() not in ("true", "false") or f"{key.lstrip('+')}.enabled" not in keys_of(Run):
-        return word
+        return override
     return f"{key}.enabled={value}"
 
 
-def keys_of(cls: type, at: str = "") -> Iterator[str]:
-    """The dotted keys of a dataclass and of those nested in it, each after `at`."""
+def keys_of(cls: type, prefix: str = "") -> Iterator[str]:
+    """Yield the dotted keys of a dataclass and of those nested in it, each with `prefix` before it."""
     hints = get_type_hints(cls)
     for field in dataclasses.fields(cls):
-        yield at + field.name
+        yield prefix + field.name
         hint = hints[field.name]
         if dataclasses.is_dataclass(hint) and not has_options(hint):
-            yield from keys_of(hint, f"{at}{field.name}.")  # type: ignore[arg-type]
+            yield from keys_of(hint, f"{prefix}{field.name}.")  # type: ignore[arg-type]

@@ -1,9 +1,9 @@
-"""Image metrics as the protocol defines them, and the id of that protocol.
+"""Image metrics as the evaluation protocol defines them, and the id of that protocol.
 
 `image` and `target` are [C, H, W, 3] float in [0, 1] (both are clamped here), `mask` is [C, H, W, 1] or None;
 every metric returns the mean over the C views of the per-view values. A mask selects the pixels where it is
-above 0.5. For the metrics that look at a neighbourhood (SSIM, LPIPS) the pixels outside the mask are first
-copied from the target into the image: nothing that is rendered outside the mask moves any number.
+above 0.5. For the metrics that use a neighbourhood (SSIM, LPIPS) the pixels outside the mask are first copied
+from the target into the image: nothing that is rendered outside the mask affects a metric.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 Metric = Callable[..., float]
 
 SSIM_WINDOW = 11
-MSE_MIN = 1e-10  # identical images score 100 dB, not infinity: a result file holds only numbers
+MSE_MIN = 1e-10  # identical images score 100 dB, not infinity, which JSON lacks
 BACKBONES = {"vgg": "vgg16-397923af.pth", "alex": "alexnet-owt-7be5be79.pth"}  # name-<start of SHA-256>
 LPIPS = {"lpips_vgg": "vgg", "lpips_alex": "alex", "lpips_vgg01": "vgg"}
-LPIPS_MIN_SIZE = 64  # px; AlexNet's five stages need this much
+LPIPS_MIN_SIZE = 64  # px; AlexNet has five stages, which need this size
 
 DEFINITIONS = {
     "split": "images sorted by name, every n-th from the first one is held out; a data set's own files win",
@@ -45,11 +45,13 @@ DEFINITIONS = {
 }
 
 
-def protocol(split: str = "own", downscale: int = 1, masked: bool = False, background: str = "") -> str:
-    """The id under which numbers compare: split, resize, what counts, a hash of `DEFINITIONS` and packages.
+def protocol_id(split: str = "own", downscale: int = 1, masked: bool = False, background: str = "") -> str:
+    """Return the id of an evaluation protocol. Only metrics with the same id are comparable.
 
-    E.g. `splatexp-1.every8.x1.2f0c4a9b`, or `splatexp-1.own.x2.masked.on-ffffff.2f0c4a9b` for a data set with
-    its own split, masks, and alpha composed on white.
+    It holds the split, the downscale factor, masks, background, and a hash of `DEFINITIONS` and of the versions
+    of the packages that compute metrics. E.g. `splatexp-1.every8.x1.2f0c4a9b`, or
+    `splatexp-1.own.x2.masked.on-ffffff.2f0c4a9b` for a data set with its own split, masks, and alpha composed on
+    white.
     """
     versions = {name: metadata.version(name) for name in ("torchmetrics", "lpips")}
     digest = hashlib.sha256(json.dumps([DEFINITIONS, versions], sort_keys=True).encode()).hexdigest()
@@ -57,13 +59,13 @@ def protocol(split: str = "own", downscale: int = 1, masked: bool = False, backg
     return ".".join([*parts, *([f"on-{background}"] if background else []), digest[:8]])
 
 
-def protocol_of(scene: Scene, data: Any = None) -> str:
-    """The id of the protocol by which a scene is measured; data: its loader (a dataclass)."""
-    return protocol(**_conditions(scene, {} if data is None else asdict(data)))
+def scene_protocol(scene: Scene, data: Any = None) -> str:
+    """Return the id of the protocol by which a scene is measured; `data` is its loader (a dataclass)."""
+    return protocol_id(**_conditions(scene, {} if data is None else asdict(data)))
 
 
 def _conditions(scene: Scene, loader: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a scene decides whether its numbers compare: the split as it was taken, masks, background."""
+    """Return the properties of a scene that its protocol consists of: the actual split, masks, background."""
     names, held = sorted(view.name for view in scene.train + scene.test), {view.name for view in scene.test}
     every = loader.get("test_every") or 0
     regular = every and held == set(names[::every])
@@ -77,27 +79,29 @@ def _conditions(scene: Scene, loader: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def psnr(image: Tensor, target: Tensor, mask: Tensor | None = None) -> float:
-    """Peak signal-to-noise ratio in dB over the masked pixels; at most 100 dB."""
+    """Return the peak signal-to-noise ratio in dB over the masked pixels; at most 100 dB."""
     squares = (image.clamp(0, 1).double() - target.clamp(0, 1).double()).square().mean(-1, keepdim=True)
     values = [-10.0 * math.log10(max(mse, MSE_MIN)) for mse in _masked_means(squares, mask)]
     return sum(values) / len(values)
 
 
 def psnr_u8(image: Tensor, target: Tensor, mask: Tensor | None = None) -> float:
-    """`psnr` after rounding both sides to 8 bits, as files hold them."""
-    return psnr(rounded(image), rounded(target), mask)
+    """Return `psnr` after rounding both images to 8 bits, as files hold them."""
+    return psnr(round_to_8bit(image), round_to_8bit(target), mask)
 
 
 def ssim(image: Tensor, target: Tensor, mask: Tensor | None = None) -> float:
-    """Structural similarity: torchmetrics' map (11x11 Gaussian, sigma 1.5, range 1) over the valid crop.
+    """Return the structural similarity: the mean of torchmetrics' SSIM map over the valid crop.
 
-    The crop is made here, because releases of torchmetrics differ in whether they make it. With a mask: the
-    pixels outside it are copied from the target into the image, then the map is averaged over those masked
-    pixels that lie in the crop.
+    The window is a Gaussian of 11x11 px and sigma 1.5, the data range 1. The crop is made here, because releases
+    of torchmetrics differ in whether they make it. With a mask, the pixels outside it are copied from the target
+    into the image, then the map is averaged over those masked pixels that lie in the crop.
+
+    Source: Wang et al. 2004, "Image Quality Assessment: From Error Visibility to Structural Similarity".
 
     Raises: ValueError for views smaller than the window, and for a mask without a pixel in the crop.
     """
-    mend_torchvision()
+    patch_torchvision_import()
     from torchmetrics.functional.image import structural_similarity_index_measure
 
     if min(image.shape[1:3]) < SSIM_WINDOW:
@@ -113,40 +117,42 @@ def ssim(image: Tensor, target: Tensor, mask: Tensor | None = None) -> float:
     return sum(means) / len(means)
 
 
-def rounded(image: Tensor) -> Tensor:
-    """The nearest 8-bit values, still as float in [0, 1]."""
+def round_to_8bit(image: Tensor) -> Tensor:
+    """Return the nearest 8-bit values, as float in [0, 1]."""
     return (image.clamp(0, 1) * 255).round() / 255
 
 
-def metric_set(lpips_weights: str = "") -> tuple[dict[str, Metric], dict[str, str]]:
-    """Every metric that can be computed here, by name, and the reason for each one that cannot.
+def available_metrics(lpips_weights: str = "") -> tuple[dict[str, Metric], dict[str, str]]:
+    """Return every metric that can be computed here, by name, and the reason for each one that cannot.
 
-    lpips_weights: folder with torchvision's backbone files (`BACKBONES`); nothing is ever downloaded.
+    Args:
+        lpips_weights: folder with torchvision's backbone files (`BACKBONES`); nothing is ever downloaded.
     """
     metrics: dict[str, Metric] = {"psnr": psnr, "psnr_u8": psnr_u8, "ssim": ssim}
-    left_out: dict[str, str] = {}
+    skipped: dict[str, str] = {}
     models: dict[str, Metric] = {}
     for name, backbone in LPIPS.items():
         try:
             if backbone not in models:
                 models[backbone] = _lpips_model(backbone, lpips_weights)
         except (OSError, ValueError) as error:
-            left_out[name] = str(error)
+            skipped[name] = str(error)
         else:
             metrics[name] = _lpips_metric(models[backbone], normalize=name != "lpips_vgg01")
-    return metrics, left_out
+    return metrics, skipped
 
 
-def mend_torchvision() -> None:
+def patch_torchvision_import() -> None:
     """Make `import torchvision` work where its compiled part cannot load (a wheel built for another torch).
 
-    Its import tells torch about `nms` and fails when that operator is unknown; so there, and only there, the
-    operator's signature is declared first. Call this before importing torchvision, torchmetrics or lpips.
+    The import registers a kernel for `nms` and fails when that operator is unknown. Where, and only where, the
+    compiled part does not load, the operator is declared first. Call this before importing torchvision,
+    torchmetrics or lpips.
     """
     import torch
 
     spec = util.find_spec("torchvision")
-    if _mended or spec is None or not spec.submodule_search_locations:
+    if _patched or spec is None or not spec.submodule_search_locations:
         return
     folder = Path(next(iter(spec.submodule_search_locations)))
     for extension in [*folder.glob("_C*.so"), *folder.glob("_C*.pyd")]:
@@ -154,19 +160,19 @@ def mend_torchvision() -> None:
             torch.ops.load_library(str(extension))
         except OSError:
             continue
-        _mended.append(extension)
+        _patched.append(extension)
         return
     library = torch.library.Library("torchvision", "FRAGMENT")
     for name in ("nms", "qnms"):
         library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    _mended.append(library)  # the declaration lives as long as this object
+    _patched.append(library)  # the declaration lives as long as this object
 
 
-_mended: list[object] = []
+_patched: list[object] = []
 
 
 def _masked_means(values: Tensor, mask: Tensor | None) -> list[float]:
-    """The mean of values [C, H, W, 1] over each view's masked pixels."""
+    """Return the mean of values [C, H, W, 1] over each view's masked pixels."""
     if mask is None:
         return values.mean((1, 2, 3)).tolist()
     chosen = (mask > 0.5).to(values)
@@ -177,7 +183,7 @@ def _masked_means(values: Tensor, mask: Tensor | None) -> list[float]:
 
 
 def _filled(image: Tensor, target: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Both sides clamped; the target's pixels in the image wherever the mask is off."""
+    """Return both images clamped, with the target's pixels in the image wherever the mask is off."""
     import torch
 
     image, target = image.clamp(0, 1), target.clamp(0, 1)
@@ -185,20 +191,20 @@ def _filled(image: Tensor, target: Tensor, mask: Tensor | None) -> tuple[Tensor,
 
 
 def _lpips_model(backbone: str, folder: str):
-    """The LPIPS network with its linear heads (shipped in the package) and a backbone from `folder`."""
+    """Return the LPIPS network with its linear heads (shipped in the package) and a backbone from `folder`."""
     import warnings
 
     name = BACKBONES[backbone]
     if not folder:
         wanted = ", ".join(BACKBONES.values())
-        raise FileNotFoundError(f"no weights: evaluate.lpips_weights=<folder of {wanted}>")
+        raise FileNotFoundError(f"no weights; evaluate.lpips_weights=<folder of {wanted}> sets them")
     path = Path(folder).expanduser() / name
     if not path.is_file():
         raise FileNotFoundError(f"no weights: {path} does not exist")
     digits = path.stem.rsplit("-", 1)[-1]
     if not (digest := hashlib.sha256(path.read_bytes()).hexdigest()).startswith(digits):
         raise ValueError(f"{path}: expected a SHA-256 that begins with {digits}, got {digest[:8]}")
-    mend_torchvision()
+    patch_torchvision_import()
     import torch
     from lpips import LPIPS as Network
 
@@ -215,7 +221,9 @@ def _lpips_model(backbone: str, folder: str):
 
 def _lpips_metric(model, normalize: bool) -> Metric:
     def distance(image: Tensor, target: Tensor, mask: Tensor | None = None) -> float:
-        """Learned perceptual distance; with a mask each stage is averaged under the area-averaged mask.
+        """Return the learned perceptual distance; with a mask each stage is weighted by the area-averaged mask.
+
+        Source: Zhang et al. 2018, "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric".
 
         Raises: ValueError for views too small for the network.
         """
@@ -226,17 +234,17 @@ def _lpips_metric(model, normalize: bool) -> Metric:
         model.to(image.device)
         if min(size) < LPIPS_MIN_SIZE:
             raise ValueError(f"image: expected at least {LPIPS_MIN_SIZE} px a side, got {size}")
-        sides = [side.permute(0, 3, 1, 2).float() for side in _filled(image, target, mask)]
-        sides = [model.scaling_layer(2 * side - 1 if normalize else side) for side in sides]
-        weight = sides[0].new_ones(len(image), 1, *size)
+        images = [each.permute(0, 3, 1, 2).float() for each in _filled(image, target, mask)]
+        images = [model.scaling_layer(2 * each - 1 if normalize else each) for each in images]
+        weight = images[0].new_ones(len(image), 1, *size)
         if mask is not None:
             weight = (mask > 0.5).permute(0, 3, 1, 2).float()
         total = torch.zeros(len(image), device=image.device)
         with torch.no_grad():
-            for head, a, b in zip(model.lins, model.net(sides[0]), model.net(sides[1]), strict=True):
+            for head, a, b in zip(model.lins, model.net(images[0]), model.net(images[1]), strict=True):
                 values = head((normalize_tensor(a) - normalize_tensor(b)).square())
-                share = torch.nn.functional.adaptive_avg_pool2d(weight, values.shape[-2:])
-                total += (values * share).sum((1, 2, 3)) / share.sum((1, 2, 3))
+                pooled = torch.nn.functional.adaptive_avg_pool2d(weight, values.shape[-2:])
+                total += (values * pooled).sum((1, 2, 3)) / pooled.sum((1, 2, 3))
         return float(total.mean())
 
     return distance

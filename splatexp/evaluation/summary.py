@@ -1,4 +1,4 @@
-"""The table at the end of a run: its numbers, what they cost, where every file lies."""
+"""The table at the end of a run: metrics, time, memory, and the files."""
 
 from __future__ import annotations
 
@@ -6,15 +6,28 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-FILES = ("metrics.json", "metrics.csv", "cameras.json", "point_cloud.ply", "point_cloud.splat")
-FILES += ("turntable.mp4", "renders")
-NUMBERS = {"psnr": "{:.2f} dB", "psnr_u8": "{:.2f} dB", "ssim": "{:.4f}"}
-NUMBERS |= {"psnr_carried": "{:.2f} dB", "psnr_aligned": "{:.2f} dB", "ssim_aligned": "{:.4f}"}
-POSES = {"rotation_deg": "{:.3f} degrees", "translation": "{:.4g}", "focal_percent": "{:.2f} %"}
+FILES = (
+    "metrics.json",
+    "metrics.csv",
+    "cameras.json",
+    "point_cloud.ply",
+    "point_cloud.splat",
+    "turntable.mp4",
+    "renders",
+)
+IMAGE_METRICS = {
+    "psnr": "{:.2f} dB",
+    "psnr_u8": "{:.2f} dB",
+    "ssim": "{:.4f}",
+    "psnr_sim3": "{:.2f} dB",
+    "psnr_pose_opt": "{:.2f} dB",
+    "ssim_pose_opt": "{:.4f}",
+}
+POSE_METRICS = {"rotation_deg": "{:.3f} degrees", "translation": "{:.4g}", "focal_percent": "{:.2f} %"}
 
 
-def summary(result: Mapping[str, Any], folder: str | Path, console: Any = None) -> None:
-    """Print one table: the means, what they cost, and where every file lies."""
+def print_summary(result: Mapping[str, Any], folder: str | Path, console: Any = None) -> None:
+    """Print a table of the metrics, times and sizes in `result`, and of the files in `folder`."""
     from rich.console import Console
     from rich.table import Table
 
@@ -30,24 +43,24 @@ def summary(result: Mapping[str, Any], folder: str | Path, console: Any = None) 
 
 
 def _table_rows(result: Mapping[str, Any], folder: Path) -> list[tuple[str, str]]:
-    numbers = [*NUMBERS.items(), *((name, "{:.4f}") for name in result if name.startswith("lpips"))]
-    rows = [(name, form.format(result[name])) for name, form in numbers if result.get(name) is not None]
-    for name, form in POSES.items():
+    metrics = [*IMAGE_METRICS.items(), *((name, "{:.4f}") for name in result if name.startswith("lpips"))]
+    rows = [(name, form.format(result[name])) for name, form in metrics if result.get(name) is not None]
+    for name, form in POSE_METRICS.items():
         if (value := result.get(f"pose_{name}")) is not None:
-            given = form.format(result["pose_given"][name])
-            rows.append((f"pose_{name}", f"{form.format(value)} (as given: {given})"))
+            initial = form.format(result["pose_initial"][name])
+            rows.append((f"pose_{name}", f"{form.format(value)} (initially {initial})"))
     reasons: dict[str, list[str]] = {}
-    for name, reason in result["left_out"].items():
+    for name, reason in result["skipped"].items():
         reasons.setdefault(reason, []).append(name)
-    rows += [(", ".join(names), f"left out: {reason}") for reason, names in reasons.items()]
+    rows += [(", ".join(names), f"skipped: {reason}") for reason, names in reasons.items()]
     rows.append(("Gaussians", f"{result['num_gaussians']:,}"))
-    for name, label in (("train_seconds", "training"), ("wall_seconds", "everything")):
+    for name, label in (("train_seconds", "training time"), ("wall_seconds", "total time")):
         if result.get(name) is not None:
             rows.append((label, f"{result[name]:.1f} s"))
     if result.get("peak_memory_bytes"):
         rows.append(("peak memory", _size(result["peak_memory_bytes"])))
     if result.get("peak_device_bytes"):
-        rows.append(("peak memory, device", _size(result["peak_device_bytes"])))
+        rows.append(("peak device memory", _size(result["peak_device_bytes"])))
     rows.append(("protocol", result["protocol"]))
     rows.append(("folder", str(folder.resolve())))
     for name in FILES:
@@ -55,7 +68,7 @@ def _table_rows(result: Mapping[str, Any], folder: Path) -> list[tuple[str, str]
         if path.is_file():
             rows.append(("", f"{name}  {_size(path.stat().st_size)}"))
         elif path.is_dir():
-            rows.append(("", f"{name}/  {len(list(path.glob('*.png')))} pictures: truth | render | error"))
+            rows.append(("", f"{name}/  {len(list(path.glob('*.png')))} images: truth | render | error"))
     return rows
 
 

@@ -1,4 +1,4 @@
-"""Pictures and films of results: images [H,W,D], float in [0,1] or uint8. Files are written atomically."""
+"""Images and videos of results, written atomically from arrays [H,W,D], float in [0,1] or uint8."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from splatexp.io.atomic import replaced
+from splatexp.io.atomic import atomic_write
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -21,15 +21,17 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
-ERROR_FULL = 0.25  # absolute error at the bright end of the colour map: one scale for all pictures
-PAPER, INK, GAP = (250, 250, 248), (30, 30, 34), 4
+MAX_ERROR = 0.25  # absolute error at the bright end of the colour map: one scale for all images
+BACKGROUND = (250, 250, 248)
+TEXT_COLOUR = (30, 30, 34)
+GAP = 4  # px between panels
 
 
 def save_png(path: str | PathLike[str], image: Tensor | np.ndarray) -> None:
     """Write an image as 8-bit PNG."""
     from PIL import Image
 
-    with replaced(path) as temp:
+    with atomic_write(path) as temp:
         Image.fromarray(_bytes(image)).save(temp)
 
 
@@ -38,18 +40,18 @@ def save_comparison(
 ) -> None:
     """Write truth | render | error side by side, labelled; `caption` stands under the render.
 
-    The error is the mean absolute difference of the channels, 0 to `ERROR_FULL` on a colour map whose
-    lightness rises evenly (legend beside its label); outside `mask` [H,W] it is drawn as paper.
+    The error is the mean absolute difference of the channels, 0 to `MAX_ERROR` on a colour map whose
+    lightness rises evenly (legend beside its label); outside `mask` [H,W] it has the background colour.
     """
     error = (render.clamp(0, 1) - truth.clamp(0, 1)).abs().mean(-1)
-    levels = np.nan_to_num(_array(error), nan=1.0) * (255 / ERROR_FULL)
+    levels = np.nan_to_num(_array(error), nan=1.0) * (255 / MAX_ERROR)
     drawn = colormap()[np.clip(np.round(levels), 0, 255).astype(np.uint8)]
     if mask is not None:
-        drawn[~(_array(mask) > 0.5)] = PAPER
+        drawn[~(_array(mask) > 0.5)] = BACKGROUND
     height, width = drawn.shape[:2]
     text = max(10, min(18, width // 22))
     band = text + 2 * GAP
-    sheet = np.full((height + band, 3 * width + 2 * GAP, 3), PAPER, np.uint8)
+    sheet = np.full((height + band, 3 * width + 2 * GAP, 3), BACKGROUND, np.uint8)
     for column, panel in enumerate((_bytes(truth), _bytes(render), drawn)):
         left = column * (width + GAP)
         sheet[:height, left : left + width] = panel
@@ -57,9 +59,9 @@ def save_comparison(
 
 
 def save_video(path: str | PathLike[str], frames: Iterable[Tensor | np.ndarray], fps: int = 30) -> None:
-    """Encode frames of one even size as H.264 (4:2:0, plays everywhere), each as it comes.
+    """Encode frames of one size, with even width and height, as H.264 (4:2:0), each as it comes.
 
-    Raises: ValueError for no frames or odd sizes; OSError when the encoder fails, e.g. on a full disk.
+    Raises: ValueError for no frames and for odd sizes; OSError when the encoder fails, e.g. on a full disk.
     """
     frames = iter(frames)
     first = next(frames, None)
@@ -68,7 +70,7 @@ def save_video(path: str | PathLike[str], frames: Iterable[Tensor | np.ndarray],
     height, width = first.shape[:2]
     if height % 2 or width % 2:
         raise ValueError(f"frames: expected an even width and height, got {width} x {height}")
-    with replaced(path) as temp, tempfile.TemporaryFile() as log:
+    with atomic_write(path) as temp, tempfile.TemporaryFile() as log:
         encoder = subprocess.Popen(_ffmpeg(width, height, fps, str(temp)), stdin=subprocess.PIPE, stderr=log)
         assert encoder.stdin is not None
         try:
@@ -88,10 +90,10 @@ def save_video(path: str | PathLike[str], frames: Iterable[Tensor | np.ndarray],
 
 @lru_cache(maxsize=1)
 def colormap() -> np.ndarray:
-    """A perceptual colour map [256,3] uint8: black-violet over red and orange to pale yellow.
+    """Return a perceptual colour map [256,3] uint8: black-violet over red and orange to pale yellow.
 
-    Made in OKLab: lightness rises linearly from 0.12 to 0.97 while the hue turns from 295 to 465 degrees and
-    the chroma swells in the middle, as far as sRGB reaches.
+    It is made in OKLab: lightness rises linearly from 0.12 to 0.97 while the hue turns from 295 to 465 degrees;
+    the chroma is largest in the middle, within what sRGB can show.
     Source: Ottosson 2020, "A perceptual color space for image processing".
     """
     t = np.linspace(0.0, 1.0, 256)
@@ -111,7 +113,7 @@ def colormap() -> np.ndarray:
 
 
 def _oklab_to_linear(lightness: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """OKLab to linear sRGB, [256,3].  Source: Ottosson 2020."""
+    """Convert OKLab to linear sRGB, [256,3].  Source: Ottosson 2020."""
     lms = np.stack(
         [
             lightness + 0.3963377774 * a + 0.2158037573 * b,
@@ -131,30 +133,32 @@ def _oklab_to_linear(lightness: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.
 
 
 def _labelled(sheet: np.ndarray, width: int, text: int, caption: str) -> np.ndarray:
-    """The sheet with a label under each panel, and the legend of the colours under the third."""
+    """Return the sheet with a label under each panel, and the legend of the colours under the third."""
     from PIL import Image, ImageDraw, ImageFont
 
-    picture = Image.fromarray(sheet)
-    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(text)
-    line = picture.height - text / 2 - GAP
+    image = Image.fromarray(sheet)
+    draw, font = ImageDraw.Draw(image), ImageFont.load_default(text)
+    line = image.height - text / 2 - GAP
     lefts = [column * (width + GAP) for column in range(3)]
-    for left, words in zip(lefts, ("truth", f"render  {caption}", "error"), strict=True):
-        draw.text((left + GAP, line), _fitting(words, font, width - 2 * GAP), INK, font, anchor="lm")
+    for left, label in zip(lefts, ("truth", f"render  {caption}", "error"), strict=True):
+        draw.text(
+            (left + GAP, line), _shortened(label, font, width - 2 * GAP), TEXT_COLOUR, font, anchor="lm"
+        )
     start = lefts[2] + 2 * GAP + draw.textlength("error 0", font)
-    end = lefts[2] + width - GAP - draw.textlength(f"{ERROR_FULL:g}", font) - GAP
+    end = lefts[2] + width - GAP - draw.textlength(f"{MAX_ERROR:g}", font) - GAP
     if end - start >= 3 * text:
-        draw.text((start - GAP, line), "0", INK, font, anchor="rm")
-        draw.text((lefts[2] + width - GAP, line), f"{ERROR_FULL:g}", INK, font, anchor="rm")
+        draw.text((start - GAP, line), "0", TEXT_COLOUR, font, anchor="rm")
+        draw.text((lefts[2] + width - GAP, line), f"{MAX_ERROR:g}", TEXT_COLOUR, font, anchor="rm")
         ramp = colormap()[None].repeat(text - 2, 0)
-        picture.paste(_resized(ramp, int(end - start)), (int(start), int(line - (text - 2) / 2)))
-    return np.asarray(picture)
+        image.paste(_resized(ramp, int(end - start)), (int(start), int(line - (text - 2) / 2)))
+    return np.asarray(image)
 
 
-def _fitting(words: str, font, width: float) -> str:
-    """As many leading words as fit."""
-    while font.getlength(words) > width and " " in words:
-        words = words.rsplit(" ", 1)[0].rstrip()
-    return words
+def _shortened(label: str, font, width: float) -> str:
+    """Return as many leading words of a label as fit into the width."""
+    while font.getlength(label) > width and " " in label:
+        label = label.rsplit(" ", 1)[0].rstrip()
+    return label
 
 
 def _resized(ramp: np.ndarray, width: int) -> Image.Image:
@@ -164,15 +168,18 @@ def _resized(ramp: np.ndarray, width: int) -> Image.Image:
 
 
 def _ffmpeg(width: int, height: int, fps: int, path: str) -> list[str]:
-    """The encoder's command line: raw RGB in, the frames' own size out (no padding to macro blocks).
+    """Return the encoder's command line: raw RGB in, the frames' own size out (no padding to macro blocks).
 
     The bundled binary is called directly: imageio's own writer does not look at its exit status.
     """
     from imageio_ffmpeg import get_ffmpeg_exe
 
     source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(fps), "-i", "-"]
-    colours = ["-vf", "scale=out_color_matrix=bt709:out_range=tv"]
-    colours += ["-colorspace", "bt709", "-color_range", "tv"]
+    colours = [
+        *("-vf", "scale=out_color_matrix=bt709:out_range=tv"),
+        *("-colorspace", "bt709"),
+        *("-color_range", "tv"),
+    ]
     coding = ["-c:v", "libx264", "-crf", "17", "-pix_fmt", "yuv420p", "-movflags", "+faststart"]
     return [get_ffmpeg_exe(), "-v", "error", "-y", *source, *colours, *coding, path]
 
@@ -182,13 +189,13 @@ def _array(values: Tensor | np.ndarray) -> np.ndarray:
 
 
 def _bytes(image: Tensor | np.ndarray) -> np.ndarray:
-    """uint8 [H, W, 3], contiguous; floats in [0, 1] are clamped and rounded, alpha lies on paper."""
+    """Return uint8 [H, W, 3], contiguous: floats are clamped to [0, 1] and rounded, alpha is composed."""
     array = _array(image)
     if array.shape[-1] in (2, 4):
         top = 255 if array.dtype == np.uint8 else 1
         array = np.clip(array.astype(np.float32) / top, 0, 1)
         alpha = array[..., -1:]
-        array = array[..., :-1] * alpha + (1 - alpha) * (PAPER[0] / 255)
+        array = array[..., :-1] * alpha + (1 - alpha) * (BACKGROUND[0] / 255)
     if array.shape[-1] == 1:
         array = array.repeat(3, -1)
     if array.dtype != np.uint8:

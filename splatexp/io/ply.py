@@ -1,12 +1,12 @@
-"""Gaussians as files that viewers read, and back: foreign names are translated here and nowhere else.
+"""Gaussians as .ply and .splat files, which viewers read. The names in the files occur here and nowhere else.
 
 `.ply`    binary little-endian, one `vertex` element, float32: x y z nx ny nz f_dc_0..2 f_rest_0..3(K-1)-1
           opacity scale_0..2 rot_0..3. Stored values are the raw parameters: log scales, logit opacities,
           quaternions (w, x, y, z) of any length. `f_rest` is channel-major: all K-1 coefficients of red, then
           green, then blue, so f_rest_{c(K-1)+k} = shN[:, k, c].
           Source: the reference code of 3DGS (Kerbl et al. 2023).
-`.splat`  32 bytes a Gaussian: position 3 float32, scale 3 float32 (activated), RGBA 4 uint8, quaternion
-          4 uint8 (128 + 128 q); rows by falling volume times opacity; the colour of degree 0 alone.
+`.splat`  32 bytes per Gaussian: position 3 float32, scale 3 float32 (activated), RGBA 4 uint8, quaternion
+          4 uint8 (128 + 128 q); rows in descending order of volume times opacity; the colour is that of degree 0 alone.
           Source: antimatter15/splat.
 """
 
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from splatexp.io.atomic import replaced
+from splatexp.io.atomic import atomic_write
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -26,16 +26,18 @@ if TYPE_CHECKING:
 
 SH_C0 = 0.28209479177387814  # the constant basis function, 1 / (2 sqrt(pi))
 SH_REST = {0: 0, 9: 1, 24: 2, 45: 3, 72: 4}  # number of f_rest properties -> SH degree
-_BEFORE_REST = ("x", "y", "z", "nx", "ny", "nz", "f_dc_0", "f_dc_1", "f_dc_2")
-_AFTER_REST = ("opacity", "scale_0", "scale_1", "scale_2", "rot_0", "rot_1", "rot_2", "rot_3")
-_NEEDED = tuple(name for name in _BEFORE_REST + _AFTER_REST if name not in ("nx", "ny", "nz"))
+BEFORE_REST = ("x", "y", "z", "nx", "ny", "nz", "f_dc_0", "f_dc_1", "f_dc_2")
+AFTER_REST = ("opacity", "scale_0", "scale_1", "scale_2", "rot_0", "rot_1", "rot_2", "rot_3")
+REQUIRED = tuple(name for name in BEFORE_REST + AFTER_REST if name not in ("nx", "ny", "nz"))
 
 
 def save_ply(path: str | PathLike[str], splats: Any) -> None:
     """Write all parameters of `splats` to a .ply, atomically; isotropic Gaussians get three equal scales.
 
-    Needs `means` [N,3], `quats` [N,4], `log_scales` [N,3] or [N,1], `opacity_logits` [N], `sh0` [N,1,3] and
-    `shN` [N,K-1,3]. Values are written bit for bit.  Raises: OSError when the file cannot be written whole.
+    `splats` has `means` [N,3], `quats` [N,4], `log_scales` [N,3] or [N,1], `opacity_logits` [N], `sh0` [N,1,3]
+    and `shN` [N,K-1,3]. Values are written bit for bit.
+
+    Raises: OSError when the file cannot be written completely.
     """
     from plyfile import PlyData, PlyElement
 
@@ -45,7 +47,7 @@ def save_ply(path: str | PathLike[str], splats: Any) -> None:
     rows = np.concatenate(
         [
             means,
-            np.zeros_like(means),  # normals: expected by viewers, meaningless here
+            np.zeros_like(means),  # normals, which some viewers expect and Gaussians do not have
             _array(splats.sh0).reshape(n, 3),
             rest,
             _array(splats.opacity_logits).reshape(n, 1),
@@ -54,32 +56,33 @@ def save_ply(path: str | PathLike[str], splats: Any) -> None:
         ],
         axis=1,
     ).astype("<f4", copy=False)
-    names = [*_BEFORE_REST, *(f"f_rest_{i}" for i in range(rest.shape[1])), *_AFTER_REST]
+    names = [*BEFORE_REST, *(f"f_rest_{i}" for i in range(rest.shape[1])), *AFTER_REST]
     vertices = rows.view([(name, "<f4") for name in names]).reshape(n)
-    with replaced(path) as temp, open(temp, "wb") as file:
+    with atomic_write(path) as temp, open(temp, "wb") as file:
         PlyData([PlyElement.describe(vertices, "vertex")], byte_order="<").write(file)
 
 
 def load_ply(path: str | PathLike[str]) -> dict[str, Tensor]:
     """Read the Gaussians of a .ply: means, quats, log_scales [N,3], opacity_logits, sh0, shN, all float32.
 
-    Properties may stand in any order and type, in ASCII or either byte order; normals, colours and anything
-    else are passed over; without `f_rest` the model is of degree 0.
+    The properties may be in any order and type, in ASCII or either byte order. Normals, colours and anything
+    else are ignored. Without `f_rest` the model has SH degree 0.
 
-    Raises: FileNotFoundError; ValueError (one line) for a file that is broken, lacks what a Gaussian needs,
-    holds an impossible number of `f_rest`, or values that are not finite.
+    Raises: FileNotFoundError; ValueError (one line) for a file that is damaged, lacks a property that a Gaussian
+    needs, has a number of `f_rest` that is not one of `SH_REST`, or values that are not finite.
     """
     import torch
 
     path = Path(path)
     vertices = _read_vertices(path)
     present = set(vertices.dtype.names or ())
-    if missing := [name for name in _NEEDED if name not in present]:
-        raise ValueError(f"{path}: not a .ply of Gaussians, it lacks {', '.join(missing)}")
+    if missing := [name for name in REQUIRED if name not in present]:
+        raise ValueError(f"{path}: expected the properties of Gaussians, got none named {', '.join(missing)}")
     count = sum(name.startswith("f_rest_") for name in present)
     rest = [f"f_rest_{i}" for i in range(count)]
     if count not in SH_REST or not present.issuperset(rest):
-        raise ValueError(f"{path}: expected f_rest_0.. to number {', '.join(map(str, SH_REST))}, got {count}")
+        counts = ", ".join(map(str, SH_REST))
+        raise ValueError(f"{path}: expected {counts} properties f_rest_*, got {count}")
 
     def columns(*names: str) -> np.ndarray:
         values = np.empty((len(vertices), len(names)), np.float32)
@@ -102,7 +105,9 @@ def load_ply(path: str | PathLike[str]) -> dict[str, Tensor]:
 
 
 def save_splat(path: str | PathLike[str], splats: Any) -> None:
-    """Write a .splat, atomically: 32 bytes a Gaussian, largest contribution (volume times opacity) first."""
+    """Write a .splat, atomically: 32 bytes per Gaussian, largest contribution (volume times opacity)
+    first.
+    """
     n = len(splats.means)
     scales = np.exp(np.broadcast_to(_array(splats.log_scales), (n, 3)))
     opacities = 1.0 / (1.0 + np.exp(-_array(splats.opacity_logits).reshape(n).astype(np.float64)))
@@ -115,7 +120,7 @@ def save_splat(path: str | PathLike[str], splats: Any) -> None:
     rows["rgba"][:, 3] = _bytes(255.0 * opacities)
     rows["quats"] = _bytes(128.0 + 128.0 * quats)
     order = np.argsort(-scales.astype(np.float64).prod(axis=1) * opacities, kind="stable")
-    with replaced(path) as temp:
+    with atomic_write(path) as temp:
         temp.write_bytes(rows[order].tobytes())
 
 
@@ -128,7 +133,9 @@ def _bytes(values: np.ndarray) -> np.ndarray:
 
 
 def _read_vertices(path: Path) -> np.ndarray:
-    """The `vertex` element as a structured array; every way to be broken becomes one ValueError."""
+    """Return the `vertex` element as a structured array; damage of any kind raises a ValueError of one
+    line.
+    """
     from plyfile import PlyData, PlyParseError
 
     if not path.is_file():

@@ -1,4 +1,4 @@
-"""Where a number comes from: code, data, packages and machine, as written into every result file."""
+"""Provenance of a result: code, data, packages and machine, as written into every result file."""
 
 from __future__ import annotations
 
@@ -13,19 +13,32 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from splatexp import __version__
-from splatexp.provenance.git import PATIENCE, git_revision
+from splatexp.provenance.git import TIMEOUT_SECONDS, git_revision
 from splatexp.provenance.git import dirty_diff as dirty_diff
 
 if TYPE_CHECKING:
     from splatexp.data.scene import Scene
 
 SOURCES = ("splatexp", "splatexp_kernels")
-PACKAGES = ("torch", "torchvision", "torchmetrics", "lpips", "gsplat", "hydra-core", "omegaconf", "numpy")
-PACKAGES += ("scipy", "safetensors", "plyfile", "pillow", "triton")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "torchmetrics",
+    "lpips",
+    "gsplat",
+    "hydra-core",
+    "omegaconf",
+    "numpy",
+    "scipy",
+    "safetensors",
+    "plyfile",
+    "pillow",
+    "triton",
+)
 
 
 def provenance() -> dict[str, Any]:
-    """Command line, code hash, git revision (None outside a checkout), versions of packages, and hardware."""
+    """Return command line, code hash, git revision (None outside a checkout), package versions, and hardware."""
     return {
         "command": command_line(),
         "code_sha256": code_hash(),
@@ -36,17 +49,17 @@ def provenance() -> dict[str, Any]:
 
 
 def command_line() -> list[str]:
-    """What this process was called with, the interpreter without its folder: python -m splatexp steps=9."""
+    """Return the command of this process, the interpreter without its folder: python -m splatexp steps=9."""
     program, *words = sys.orig_argv or [sys.executable]
     return [Path(program).name, *words]
 
 
 @lru_cache(maxsize=1)
 def code_hash() -> str:
-    """SHA-256 over the names and bytes of all sources of both packages and of the compiled extension.
+    """Return the SHA-256 over the names and bytes of all sources of both packages and the compiled extension.
 
-    The YAML is not in it: what it sets stands in the config of a run. So a checkout and an installed copy
-    agree as long as they hold the same compiled file.
+    The YAML files are not included, since what they set is in the config of a run. So a checkout and an installed
+    copy agree as long as they hold the same compiled file.
     """
     digest = hashlib.sha256()
     for name, path in _files():
@@ -56,7 +69,7 @@ def code_hash() -> str:
 
 
 def data_hashes(scene: Scene) -> dict[str, Any]:
-    """SHA-256 of a scene as it was loaded and of every picture's pixels, and the number of views."""
+    """Return the SHA-256 of a scene as it was loaded and of every image's pixels, and the number of views."""
     return {
         "data_sha256": scene.fingerprint,
         "train_views": len(scene.train),
@@ -66,7 +79,7 @@ def data_hashes(scene: Scene) -> dict[str, Any]:
 
 
 def packages() -> dict[str, str | None]:
-    """Version of Python and of each package that has a say in the numbers; None = not installed."""
+    """Return the version of Python and of each package that can affect a result; None: not installed."""
     versions: dict[str, str | None] = {"python": platform.python_version(), "splatexp": __version__}
     for name in PACKAGES:
         try:
@@ -77,57 +90,59 @@ def packages() -> dict[str, str | None]:
 
 
 def hardware() -> dict[str, Any]:
-    """Processor, cores, threads in use, instruction set of the kernels, memory in bytes, GPU.
+    """Return processor, cores, threads in use, instruction set of the kernels, memory in bytes, and GPU.
 
     `cuda` is the version that torch was built for, `driver` that of the GPU's driver; None without a GPU.
     """
     import psutil
     import torch
 
-    there = torch.cuda.is_available()
+    has_gpu = torch.cuda.is_available()
     return {
         "platform": platform.platform(),
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "cores": os.cpu_count(),
         **_kernels(),
         "memory_bytes": psutil.virtual_memory().total,
-        "gpu": torch.cuda.get_device_name() if there else None,
-        "cuda": torch.version.cuda if there else None,
-        "driver": _driver() if there else None,
+        "gpu": torch.cuda.get_device_name() if has_gpu else None,
+        "cuda": torch.version.cuda if has_gpu else None,
+        "driver": _driver() if has_gpu else None,
     }
 
 
 def _files() -> list[tuple[str, Path]]:
-    """Every file that is run, by a name that does not depend on where it lies."""
-    found = []
+    """Return every file of code, with a name that does not depend on where it is installed."""
+    files = []
     for name in SOURCES:
         spec = util.find_spec(name)
         if spec and spec.origin:
             folder = Path(spec.origin).parent
-            found += [
+            files += [
                 (f"{name}/{path.relative_to(folder).as_posix()}", path) for path in folder.rglob("*.py")
             ]
-    extension = util.find_spec("splatexp_kernels._cpu")  # of an editable install it lies elsewhere
+    extension = util.find_spec("splatexp_kernels._cpu")  # an editable install has it elsewhere
     if extension and extension.origin:
-        found.append(("splatexp_kernels/_cpu", Path(extension.origin)))
-    return sorted(found)
+        files.append(("splatexp_kernels/_cpu", Path(extension.origin)))
+    return sorted(files)
 
 
 def _driver() -> str | None:
-    """Version of NVIDIA's driver; None where nothing tells it."""
+    """Return the version of NVIDIA's driver; None where it is unknown."""
     try:
         return Path("/sys/module/nvidia/version").read_text().strip()
     except OSError:
         pass
     command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
-        said = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True).stdout
+        output = subprocess.run(
+            command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=True
+        ).stdout
     except (OSError, subprocess.SubprocessError):
         return None
-    return said.partition("\n")[0].strip() or None
+    return output.partition("\n")[0].strip() or None
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -137,7 +152,7 @@ def _cpu_name() -> str:
 
 
 def _kernels() -> dict[str, Any]:
-    """Threads and instruction set of the CPU kernels; of torch and none where they are not built."""
+    """Return threads and instruction set of the CPU kernels; where they are not built, torch's threads and None."""
     import torch
 
     import splatexp_kernels

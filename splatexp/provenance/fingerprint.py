@@ -1,4 +1,4 @@
-"""A fingerprint of files and folders that does not read them."""
+"""Fingerprints of files and folders from names, sizes and times, without reading the files."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import os
 from contextlib import suppress
 from typing import Any
 
-OUTPUT_FOLDER = "multirun"  # where runs land; they may lie in the folder of the data
+OUTPUT_FOLDER = "multirun"  # does not count: runs may be written into the folder of the data
 
 
 def fingerprint(path: str | os.PathLike[str]) -> str:
-    """Of the names, sizes and times of all files in a folder, or of one file; hidden ones have no say."""
-    digest, top = hashlib.sha256(), os.fspath(path)
+    """Return a hash of the names, sizes and times of all files in a folder, or of one file; hidden ones do not count."""
+    digest = hashlib.sha256()
+    top = os.fspath(path)
     if os.path.isfile(top):
         _add(digest, "", top)
     seen = set()
@@ -31,6 +32,6 @@ def fingerprint(path: str | os.PathLike[str]) -> str:
 
 
 def _add(digest: Any, name: str, path: str) -> None:
-    with suppress(OSError):  # a link into nowhere
+    with suppress(OSError):  # a dangling link
         status = os.stat(path)
         digest.update(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())

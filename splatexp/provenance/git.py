@@ -1,4 +1,4 @@
-"""The checkout that this package belongs to, as git sees it: its commit, and what differs from it.
+"""The git checkout to which this package belongs: its commit, and the differences from it.
 
 Nothing is written into the checkout, not even into its index.
 """
@@ -13,21 +13,40 @@ from functools import lru_cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-PATIENCE = 10.0  # seconds that git may take
-SHOWN = 1_000_000  # bytes of an untracked file that is shown; a larger one is named
-SHOWN_TOGETHER = 8_000_000  # bytes of all of them
-STEERING = ("DIR", "WORK_TREE", "INDEX_FILE", "COMMON_DIR", "PREFIX", "NAMESPACE", "OBJECT_DIRECTORY")
-STEERING += ("ALTERNATE_OBJECT_DIRECTORIES", "LITERAL_PATHSPECS", "EXTERNAL_DIFF")
-PLAIN = ("--no-color", "--no-ext-diff", "--no-textconv", "--no-renames", "--full-index", "--unified=3")
-PLAIN += ("--src-prefix=a/", "--dst-prefix=b/", "--submodule=short")  # whatever the user's own config says
+TIMEOUT_SECONDS = 10.0  # for all calls of git together
+MAX_FILE_BYTES = 1_000_000  # a larger untracked file is named in the patch, without its contents
+MAX_TOTAL_BYTES = 8_000_000  # of all untracked files in the patch
+GIT_VARIABLES = (  # of the environment (GIT_<name>), which a hook may have set for another repository
+    "DIR",
+    "WORK_TREE",
+    "INDEX_FILE",
+    "COMMON_DIR",
+    "PREFIX",
+    "NAMESPACE",
+    "OBJECT_DIRECTORY",
+    "ALTERNATE_OBJECT_DIRECTORIES",
+    "LITERAL_PATHSPECS",
+    "EXTERNAL_DIFF",
+)
+DIFF_OPTIONS = (  # override the user's own configuration
+    "--no-color",
+    "--no-ext-diff",
+    "--no-textconv",
+    "--no-renames",
+    "--full-index",
+    "--unified=3",
+    "--src-prefix=a/",
+    "--dst-prefix=b/",
+    "--submodule=short",
+)
 
 
 @lru_cache(maxsize=1)
-def git_revision(here: Path = Path(__file__)) -> str | None:
-    """The commit of the checkout that this file belongs to, `-dirty` when files differ from it; else None."""
-    git = partial(_git, here.parent, time.monotonic() + PATIENCE)
+def git_revision(file: Path = Path(__file__)) -> str | None:
+    """Return the commit of the checkout to which `file` belongs, with `-dirty` if files differ; None without one."""
+    git = partial(_git, file.parent, time.monotonic() + TIMEOUT_SECONDS)
     try:
-        git("ls-files", "--error-unmatch", here.name)  # an installed copy may lie in a stranger's checkout
+        git("ls-files", "--error-unmatch", file.name)  # an installed copy may lie in an unrelated checkout
         changed = git("status", "--porcelain", "--untracked-files=normal")
         return git("rev-parse", "HEAD").decode().strip() + ("-dirty" if changed else "")
     except (OSError, subprocess.SubprocessError):
@@ -35,79 +54,85 @@ def git_revision(here: Path = Path(__file__)) -> str | None:
 
 
 @lru_cache(maxsize=1)
-def dirty_diff(here: Path = Path(__file__)) -> str:
-    """How the checkout that this file belongs to differs from its commit, as a patch for `git apply`.
+def dirty_diff(file: Path = Path(__file__)) -> str:
+    """Return how the checkout to which `file` belongs differs from its commit, as a patch for `git apply`.
 
-    An untracked file that git does not ignore is an addition; a binary or large one is only named. "" where
-    nothing differs and outside a checkout. Takes 10 seconds at most and raises nothing: where git failed, a
-    comment line says how.
+    Untracked files that git does not ignore are additions; binary and large ones are only named. The patch is ""
+    where nothing differs and outside a checkout. The function takes at most `TIMEOUT_SECONDS` and raises nothing:
+    where git fails, a comment line gives the reason.
     """
-    until = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT_SECONDS
     try:
         try:
-            _git(here.parent, until, "ls-files", "--error-unmatch", here.name)
-            root = _git(here.parent, until, "rev-parse", "--show-toplevel")
+            _git(file.parent, deadline, "ls-files", "--error-unmatch", file.name)
+            root = _git(file.parent, deadline, "rev-parse", "--show-toplevel")
         except (FileNotFoundError, subprocess.CalledProcessError):  # no git, or no checkout
             return ""
-        return _patch(Path(os.fsdecode(root.removesuffix(b"\n"))), until)
+        return _patch(Path(os.fsdecode(root.removesuffix(b"\n"))), deadline)
     except subprocess.CalledProcessError as error:
-        said = error.stderr.decode(errors="replace").strip().splitlines()
-        reason = [line for line in said if line.startswith("fatal")] or said or [str(error.returncode)]
-        return f"# git failed: {reason[-1]}\n"
+        lines = error.stderr.decode(errors="replace").strip().splitlines()
+        fatal = [line for line in lines if line.startswith("fatal")]
+        reason = (fatal or lines or [f"exit status {error.returncode}"])[-1]
+        return f"# git failed: {reason}\n"
     except subprocess.TimeoutExpired:
-        return f"# git failed: it took more than {PATIENCE:g} s\n"
+        return f"# git failed: it took more than {TIMEOUT_SECONDS:g} s\n"
     except OSError as error:
         return f"# git failed: {error}\n"
 
 
-def _git(folder: Path, until: float, *words: str, given: bytes = b"", index: Path | None = None) -> bytes:
-    """What git prints in a folder; nothing of the checkout is written, and nothing around it steers it.
+def _git(
+    folder: Path, deadline: float, *arguments: str, stdin: bytes = b"", index: Path | None = None
+) -> bytes:
+    """Run git in a folder and return its output; it writes nothing and ignores `GIT_VARIABLES`.
 
     Raises: OSError, subprocess.SubprocessError.
     """
-    steering = {f"GIT_{name}" for name in STEERING}  # of a hook that this may run in
-    variables = {name: value for name, value in os.environ.items() if name not in steering}
-    variables["GIT_OPTIONAL_LOCKS"] = "0"
+    ignored = {f"GIT_{name}" for name in GIT_VARIABLES}
+    environment = {name: value for name, value in os.environ.items() if name not in ignored}
+    environment["GIT_OPTIONAL_LOCKS"] = "0"
     if index is not None:
-        variables["GIT_INDEX_FILE"] = str(index)
-    command = ["git", "-C", str(folder), "-c", "core.fsmonitor=false", "-c", "core.splitIndex=false", *words]
-    patience = max(until - time.monotonic(), 0.01)
-    done = subprocess.run(
-        command, input=given, capture_output=True, timeout=patience, check=True, env=variables
-    )
-    return done.stdout
+        environment["GIT_INDEX_FILE"] = str(index)
+    options = ["-C", str(folder), "-c", "core.fsmonitor=false", "-c", "core.splitIndex=false"]
+    return subprocess.run(
+        ["git", *options, *arguments],
+        input=stdin,
+        capture_output=True,
+        timeout=max(deadline - time.monotonic(), 0.01),
+        check=True,
+        env=environment,
+    ).stdout
 
 
-def _patch(root: Path, until: float) -> str:
-    """`git diff HEAD` with a copy of the index in which the untracked files are entered, as empty ones."""
-    git = partial(_git, root, until)
+def _patch(root: Path, deadline: float) -> str:
+    """Return `git diff HEAD` for a copy of the index to which the untracked files are added as empty ones."""
+    git = partial(_git, root, deadline)
     names = git("ls-files", "-z", "--others", "--exclude-standard").split(b"\0")[:-1]
-    shown, lines = _worth_showing(root, names)
+    included, comments = _small_files(root, names)
     with TemporaryDirectory() as folder:
         index = Path(folder, "index")
-        place = git("rev-parse", "--git-path", "index").removesuffix(b"\n")
-        shutil.copyfile(root / os.fsdecode(place), index)
-        if shown:
-            nothing = git("hash-object", "--stdin").strip()
-            entries = b"".join(b"100644 %s\t%s\0" % (nothing, name) for name in shown)
-            git("update-index", "-z", "--add", "--replace", "--index-info", given=entries, index=index)
-        changes = git("diff", *PLAIN, "HEAD", index=index)
-    return "".join(lines) + changes.decode(errors="replace")
+        original = git("rev-parse", "--git-path", "index").removesuffix(b"\n")
+        shutil.copyfile(root / os.fsdecode(original), index)
+        if included:
+            empty = git("hash-object", "--stdin").strip()
+            entries = b"".join(b"100644 %s\t%s\0" % (empty, name) for name in included)
+            git("update-index", "-z", "--add", "--replace", "--index-info", stdin=entries, index=index)
+        changes = git("diff", *DIFF_OPTIONS, "HEAD", index=index)
+    return "".join(comments) + changes.decode(errors="replace")
 
 
-def _worth_showing(root: Path, names: list[bytes]) -> tuple[list[bytes], list[str]]:
-    """Of untracked files those that are small enough, and a comment line for each of the others."""
-    shown, lines, total = [], [], 0
+def _small_files(root: Path, names: list[bytes]) -> tuple[list[bytes], list[str]]:
+    """Return the untracked files that are small enough for the patch, and a comment line for each of the others."""
+    included, comments, total = [], [], 0
     for name in names:
         path = root / os.fsdecode(name)
         try:
             size = path.lstat().st_size
-        except OSError:  # gone since
+        except OSError:  # deleted in the meantime
             continue
-        plain = path.is_symlink() or (path.is_file() and os.access(path, os.R_OK))
-        if plain and size <= SHOWN and total + size <= SHOWN_TOGETHER:
-            shown.append(name)
+        readable = path.is_symlink() or (path.is_file() and os.access(path, os.R_OK))
+        if readable and size <= MAX_FILE_BYTES and total + size <= MAX_TOTAL_BYTES:
+            included.append(name)
             total += size
         else:
-            lines.append(f"# untracked, not shown: {os.fsdecode(name)!r}, {size} bytes\n")
-    return shown, lines
+            comments.append(f"# untracked, not shown: {os.fsdecode(name)!r}, {size} bytes\n")
+    return included, comments

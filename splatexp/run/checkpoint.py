@@ -1,7 +1,7 @@
-"""Checkpoints: one file each, whole or not there, that holds all a run needs to go on to the same bits.
+"""Checkpoints: one file each, written atomically, that holds all a run needs to continue to the same bits.
 
-A file is safetensors: tensors, and as its metadata a JSON text (the notes) and the SHA-256 of both. Reading
-one executes nothing, whatever is in it.
+A file is in the safetensors format. Its header holds a JSON text (the metadata, under the key `notes`) and the
+SHA-256 of the text and the tensors. Reading a checkpoint executes no code, whatever the file contains.
 """
 
 from __future__ import annotations
@@ -17,116 +17,119 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from splatexp.io.atomic import replaced
+from splatexp.io.atomic import atomic_write
 from splatexp.settings.checks import check_range
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 FORMAT = "splatexp checkpoint 1"
-NAME = re.compile(r"step_(\d{8,})\.safetensors")
+FILE_NAME = re.compile(r"step_(\d{8,})\.safetensors")
 
 
 @dataclass
-class Checkpoint:
-    """When checkpoints are written: at a cadence, at the end, and before a run is stopped."""
+class CheckpointSettings:
+    """When checkpoints are written and how many are kept."""
 
-    every: int = 1000  # steps; 0: none, not even at the end, but for one before a run is stopped
-    keep: int = 2  # the last so many
-    cut_sh: bool = False  # resuming with a lower model.sh_degree drops the bands above it; else it is refused
+    every: int = 1000  # steps; 0: none, except one before an interrupted run stops
+    keep: int = 2  # number of the latest files that are kept
+    truncate_sh: bool = (
+        False  # true: resuming with a lower model.sh_degree drops the bands above; false: an error
+    )
 
     def __post_init__(self) -> None:
         check_range("checkpoint.every", self.every, 0)
         check_range("checkpoint.keep", self.keep, 1)
 
 
-class Broken(ValueError):
-    """A file that is no checkpoint, or no longer one."""
+class CheckpointError(ValueError):
+    """A file is not a checkpoint, or is damaged."""
 
 
-def write(
-    folder: Path, step: int, tensors: Mapping[str, Tensor], notes: Mapping[str, Any], keep: int
+def save_checkpoint(
+    folder: Path, step: int, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], keep: int
 ) -> Path:
-    """Save what there is after so many steps, then drop all but the last `keep` files.  Returns: the file.
+    """Save the state after `step` steps, then delete all but the latest `keep` files, and return the new file.
 
-    Raises: OSError when it cannot be written whole; then all that was there still is.
+    Raises: OSError when the file cannot be written completely; all earlier files are then untouched.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     path = folder / f"step_{step:08d}.safetensors"
-    text = json.dumps({**notes, "step": step}, allow_nan=False)
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    meta = {"format": FORMAT, "notes": text, "sha256": _digest(plain, text)}
-    with replaced(path) as temp:
+    text = json.dumps({**metadata, "step": step}, allow_nan=False)
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    header = {"format": FORMAT, "notes": text, "sha256": _digest(contiguous, text)}
+    with atomic_write(path) as temp:
         try:
-            save_file(plain, temp, meta)
-        except SafetensorError as error:  # the library has no OSError of its own
-            full = "os error 28" in str(error)
-            code = errno.ENOSPC if full else errno.EIO
-            raise OSError(code, os.strerror(code) if full else str(error)) from error
-    for _, old in found(folder)[keep:]:
+            save_file(contiguous, temp, header)
+        except SafetensorError as error:  # the library does not raise OSError
+            disk_full = "os error 28" in str(error)
+            code = errno.ENOSPC if disk_full else errno.EIO
+            raise OSError(code, os.strerror(code) if disk_full else str(error)) from error
+    for _, old in list_checkpoints(folder)[keep:]:
         old.unlink(missing_ok=True)
     return path
 
 
-def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors by name, and the notes.
+def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the tensors of a checkpoint by name, and its metadata.
 
-    Raises: Broken, one line, for anything but what `write` wrote; OSError for a file that cannot be opened.
+    Raises: CheckpointError for a file that `save_checkpoint` did not write or that is damaged; OSError for a file
+    that cannot be opened.
     """
     from safetensors import SafetensorError, safe_open
 
     with open(path, "rb"):
-        pass  # what cannot be opened is an OSError; all that follows is about what is in it
+        pass  # raises OSError; any OSError after this point is about the contents
     try:
         with safe_open(path, "pt") as file:
-            meta = file.metadata() or {}
-            if meta.get("format") != FORMAT:
-                raise Broken(f"{path}: no checkpoint of this format ({meta.get('format', 'unmarked')})")
+            header = file.metadata() or {}
+            if header.get("format") != FORMAT:
+                raise CheckpointError(f"{path}: expected the format {FORMAT!r}, got {header.get('format')!r}")
             tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except CheckpointError:
+        raise
     except (SafetensorError, OSError, ValueError, TypeError, RuntimeError) as error:
-        if isinstance(error, Broken):
-            raise
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise Broken(f"{path}: not a readable checkpoint ({reason})") from error
-    text = meta.get("notes", "")
-    if _digest(tensors, text) != meta.get("sha256"):
-        raise Broken(f"{path}: damaged: its contents are not those that were written")
+        raise CheckpointError(f"{path}: not a readable checkpoint ({reason})") from error
+    text = header.get("notes", "")
+    if _digest(tensors, text) != header.get("sha256"):
+        raise CheckpointError(f"{path}: damaged: the contents do not match the SHA-256 in the file")
     try:
-        notes = json.loads(text)
-        if not isinstance(notes, dict) or type(notes["step"]) is not int or notes["step"] < 0:
+        metadata = json.loads(text)
+        if not isinstance(metadata, dict) or type(metadata["step"]) is not int or metadata["step"] < 0:
             raise ValueError("no step")
     except (ValueError, KeyError, RecursionError) as error:
-        raise Broken(f"{path}: its notes cannot be read ({type(error).__name__})") from error
-    return tensors, notes
+        raise CheckpointError(f"{path}: the metadata cannot be read ({type(error).__name__})") from error
+    return tensors, metadata
 
 
-def found(folder: Path) -> list[tuple[int, Path]]:
-    """Checkpoints in a folder by their names, newest first, each with its step."""
-    matches = [(NAME.fullmatch(path.name), path) for path in folder.glob("step_*.safetensors")]
+def list_checkpoints(folder: Path) -> list[tuple[int, Path]]:
+    """Return the step and path of every checkpoint in a folder, newest first, judged by the file names alone."""
+    matches = [(FILE_NAME.fullmatch(path.name), path) for path in folder.glob("step_*.safetensors")]
     return sorted(((int(match[1]), path) for match, path in matches if match), reverse=True)
 
 
-def newest(folder: Path) -> tuple[Path, dict[str, Tensor], dict[str, Any]] | None:
-    """The newest checkpoint that is whole, and what `read` gives of it; None where there is none.
+def load_latest_checkpoint(folder: Path) -> tuple[Path, dict[str, Tensor], dict[str, Any]] | None:
+    """Load the newest undamaged checkpoint of a folder: its path, tensors and metadata; None if there is none.
 
-    A broken one before it is set aside, with a warning.
+    A damaged file is renamed to `<name>.broken` with a warning, and the one before it is tried.
     """
-    for leftover in folder.glob(".step_*.safetensors"):  # of a process that was killed while it wrote
+    for leftover in folder.glob(".step_*.safetensors"):  # temporary file of a process that was killed
         leftover.unlink(missing_ok=True)
-    for _, path in found(folder):
+    for _, path in list_checkpoints(folder):
         try:
-            return path, *read(path)
-        except Broken as error:
-            aside = path.with_suffix(".broken")
-            os.replace(path, aside)
-            warnings.warn(f"{error}; skipped, and kept as {aside.name}", stacklevel=2)
+            return path, *load_checkpoint(path)
+        except CheckpointError as error:
+            renamed = path.with_suffix(".broken")
+            os.replace(path, renamed)
+            warnings.warn(f"{error}; skipped, and kept as {renamed.name}", stacklevel=2)
     return None
 
 
 def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
-    """SHA-256 over the notes and, by name, every tensor's type, shape and bytes."""
+    """Return the SHA-256 of the metadata text and, in order of names, every tensor's type, shape and bytes."""
     import torch
 
     digest = hashlib.sha256(text.encode())

@@ -1,4 +1,4 @@
-"""What happens between steps so that a run survives: signals, memory that runs out, checkpoints in time."""
+"""Between two steps: writing checkpoints, stopping on signals, and watching memory."""
 
 from __future__ import annotations
 
@@ -7,105 +7,128 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from splatexp.run.checkpoint import Checkpoint, found, write
-from splatexp.run.memory_budget import rows_take, step_takes
+from splatexp.run.checkpoint import (
+    CheckpointSettings,
+    list_checkpoints,
+    save_checkpoint,
+)
+from splatexp.run.memory_budget import gaussian_bytes, step_bytes
 from splatexp.system import devices
-from splatexp.system.memory import Memory, Watch, available
-from splatexp.system.signals import Signals, Stopped
-from splatexp.train.step_log import sick
+from splatexp.system.memory import MemorySettings, MemoryWatch, available_memory
+from splatexp.system.signals import StoppedBySignal, StopSignals
+from splatexp.train.step_log import non_finite_rows
 
 if TYPE_CHECKING:
     from splatexp.data.scene import Scene
     from splatexp.gaussians.splats import Splats
-    from splatexp.run.state import State
+    from splatexp.run.state import TrainingState
     from splatexp.train.recipe import Recipe
 
 
-class Keeper:
-    """Called after every step: writes checkpoints, heeds signals, watches memory.
+class Checkpointer:
+    """Called after every step, it writes checkpoints, obeys signals and watches memory.
 
-    notes: what stands in every checkpoint besides the state.
-    Memory that runs out while rows move leaves the step half done: where it is short, there is a checkpoint
-    before that.
+    Memory that runs out while density control moves rows leaves the step half done. So where memory is short, a
+    checkpoint is written before such a step.
+
+    Args:
+        run_metadata: returns what every checkpoint says of the run besides the state.
     """
 
     def __init__(
         self,
         recipe: Recipe,
-        checkpoint: Checkpoint,
-        memory: Memory,
+        settings: CheckpointSettings,
+        memory: MemorySettings,
         scene: Scene,
-        state: State,
+        state: TrainingState,
         folder: Path,
-        notes: Callable[[], dict[str, Any]],
-        signals: Signals,
+        run_metadata: Callable[[], dict[str, Any]],
+        signals: StopSignals,
     ):
-        self.state, self.folder, self.notes, self.signals = state, folder / "checkpoints", notes, signals
-        self.rule, self.steps, self.moves = checkpoint, recipe.steps, recipe.densify.moves
-        self.size = scene.train[0].camera.width, scene.train[0].camera.height
-        self.watch, self.device = Watch(memory.reserve), recipe.raster.device
+        self.state = state
+        self.folder = folder / "checkpoints"
+        self.run_metadata = run_metadata
+        self.signals = signals
+        self.settings = settings
+        self.steps = recipe.steps
+        self.densify_changes_rows = recipe.densify.changes_rows
+        self.image_size = scene.train[0].camera.width, scene.train[0].camera.height
+        self.memory_watch = MemoryWatch(memory.reserve)
+        self.device = recipe.raster.device
 
     def __call__(self, step: int, splats: Splats) -> None:
-        """Raises: Stopped; MemoryError; FloatingPointError where parameters are no longer finite."""
-        self.state.step, done = step + 1, step + 1
-        due = self.rule.every > 0 and (done % self.rule.every == 0 or self._last(done))
-        due = due or (not self._last(done) and self.moves(done) and self._short())
+        """Do what is due after step `step`.
+
+        Raises: StoppedBySignal; MemoryError; FloatingPointError where parameters are no longer finite.
+        """
+        done = step + 1
+        self.state.step = done
+        due = self.settings.every > 0 and (done % self.settings.every == 0 or self._is_last(done))
+        if not due and not self._is_last(done) and self.densify_changes_rows(done):
+            due = self._memory_is_short()
         saved = self.save() if due else None
-        if self.signals.heed():
+        if self.signals.poll():
             saved = saved or self.save()
-            where = f"; saved {saved}, resume=auto goes on" if saved else "; nothing could be saved"
-            raise Stopped(self.signals.caught, f" after step {done}{where}")
-        left = self.watch(self._takes())
-        if left is not None:
-            raise MemoryError(f"the next step would leave {left >> 20} MiB, less than memory.reserve_mb")
+            result = f"saved {saved}, resume=auto continues from it" if saved else "nothing could be saved"
+            raise StoppedBySignal(self.signals.caught, f" after step {done}; {result}")
+        remaining = self.memory_watch(self._step_bytes())
+        if remaining is not None:
+            raise MemoryError(f"the next step would leave {remaining >> 20} MiB, less than memory.reserve_mb")
 
-    def _last(self, done: int) -> bool:
-        return done == self.steps or self.state.record.ended
+    def _is_last(self, done: int) -> bool:
+        return done == self.steps or self.state.step_log.stopped_early
 
-    def _takes(self) -> int:
-        """Bytes that a step takes of the host and frees, about."""
+    def _step_bytes(self) -> int:
+        """Return about how many bytes of host memory a step takes and frees again."""
         if self.device.type != "cpu":
             return 0
-        return step_takes(len(self.state.splats), self.state.splats.sh_degree, *self.size)
+        return step_bytes(len(self.state.splats), self.state.splats.sh_degree, *self.image_size)
 
-    def _short(self) -> bool:
-        """Whether memory might not do for twice the rows that there are."""
-        if not self.watch.reserve:
+    def _memory_is_short(self) -> bool:
+        """Return whether memory may not suffice for twice the present number of rows."""
+        if not self.memory_watch.reserve:
             return False
-        there = devices.room(self.device)
-        left = there[1] if there else available(self._takes())
-        rows = rows_take(len(self.state.splats), self.state.splats.sh_degree)
-        return left is not None and left < self.watch.reserve + rows
+        device_memory = devices.memory_use(self.device)
+        remaining = device_memory[1] if device_memory else available_memory(self._step_bytes())
+        rows = gaussian_bytes(len(self.state.splats), self.state.splats.sh_degree)
+        return remaining is not None and remaining < self.memory_watch.reserve + rows
 
     def save(self) -> Path | None:
-        """Write a checkpoint of the state; where that fails a warning says why, and the older ones are kept.
+        """Write a checkpoint of the state and return its path.
 
-        Raises: FloatingPointError where the state, or the last loss, is not finite: it is not kept.
+        Where the file cannot be written, warn, keep the older ones, and return None.
+
+        Raises: FloatingPointError where the state, or the last loss, is not finite: it is not saved.
         """
-        self.state.record.confirm()
-        if bad := sick(self.state.splats):
-            last = found(self.folder)
+        self.state.step_log.check_pending_loss()
+        if bad := non_finite_rows(self.state.splats):
+            existing = list_checkpoints(self.folder)
             rows = ", ".join(f"{count} rows of {name}" for name, count in bad.items())
-            kept = f"the last checkpoint is {last[0][1]}" if last else "no checkpoint was written before"
-            raise FloatingPointError(f"step {self.state.step - 1}: not finite: {rows}; {kept}")
-        notes = self.state.notes() | self.notes()
+            last = (
+                f"the last checkpoint is {existing[0][1]}" if existing else "there is no earlier checkpoint"
+            )
+            raise FloatingPointError(f"step {self.state.step - 1}: not finite: {rows}; {last}")
+        metadata = self.state.metadata() | self.run_metadata()
         try:
-            return write(self.folder, self.state.step, self.state.tensors(), notes, self.rule.keep)
+            return save_checkpoint(
+                self.folder, self.state.step, self.state.tensors(), metadata, self.settings.keep
+            )
         except OSError as error:
             warnings.warn(f"no checkpoint at step {self.state.step}: {error.strerror or error}", stacklevel=2)
             return None
 
-    def rescue(self, error: BaseException) -> Path | None:
-        """Save what there is after memory has run out, if that is a state between two steps.
+    def save_after_oom(self, error: BaseException) -> Path | None:
+        """Save the state after memory has run out, if it is one between two steps; return the newest checkpoint.
 
-        What the failed step has made is let go first. Returns: the newest checkpoint that there is.
+        The tensors of the failed step are released first: the frames in the tracebacks of `error` hold them.
         """
-        seen: BaseException | None = error
-        while seen is not None:  # the frames of its traceback hold the pictures of the step
-            seen.__traceback__, seen = None, seen.__context__
-        self.watch.lift()
-        splats = self.state.splats
-        last = found(self.folder)
-        if splats.between and (not last or last[0][0] < self.state.step):
-            return self.save() or (last[0][1] if last else None)
-        return last[0][1] if last else None
+        cause: BaseException | None = error
+        while cause is not None:
+            cause.__traceback__, cause = None, cause.__context__
+        self.memory_watch.stop()
+        existing = list_checkpoints(self.folder)
+        saved = None
+        if self.state.splats.consistent and (not existing or existing[0][0] < self.state.step):
+            saved = self.save()
+        return saved or (existing[0][1] if existing else None)

@@ -1,12 +1,13 @@
-"""One scene over several GPUs: each process holds a share of the rows and looks at views of its own.
+"""Training one scene on several GPUs: each process holds part of the rows and renders views of its own.
 
-`torchrun --nproc_per_node=<GPUs> -m splatexp raster=gsplat raster.distributed=true` starts them. Each step
-draws as many views as there are processes, each with all rows: gsplat exchanges what is projected, and
-gradients come back to the rows wherever they are. An update takes their sum. Density control looks at the
-rows of its process alone, first every n-th one, n the number of processes: `max_gaussians` is shared out
-among them, its other counts hold for each.
+`torchrun --nproc_per_node=<GPUs> -m splatexp raster=gsplat raster.distributed=true` starts the processes. Each
+step renders as many views as there are processes, each with all rows: gsplat exchanges the projected Gaussians
+and returns the gradients to the process that holds the row. An update takes the sum of the gradients. Density
+control sees only the rows of its own process, initially every n-th row for n processes: `max_gaussians` is
+divided among the processes, its other counts hold for each.
 
-The process of rank 0 leads: whole rows come together there for checkpoints and the end, and it alone writes.
+The main process has rank 0. All rows are gathered there for checkpoints and at the end, and it alone writes.
+
 Source: Zhao et al. 2024, "On Scaling Up 3D Gaussian Splatting Training" (Grendel).
 """
 
@@ -26,25 +27,25 @@ from torch import Tensor
 
 from splatexp.cameras.pinhole import Camera
 from splatexp.gaussians.splats import Splats
-from splatexp.system.process_group import leads
-from splatexp.system.signals import Stopped
+from splatexp.system.process_group import is_main_process
+from splatexp.system.signals import StoppedBySignal
 
 if TYPE_CHECKING:
     from splatexp.data.scene import Scene
     from splatexp.densify.strategy import Strategy
-    from splatexp.evaluation.evaluate import Evaluate
-    from splatexp.raster.rasterizer import Drawing, Render
-    from splatexp.system.signals import Signals
+    from splatexp.evaluation.evaluate import EvaluationSettings
+    from splatexp.raster.rasterizer import Rasterizer, Render
+    from splatexp.system.signals import StopSignals
     from splatexp.train.recipe import Recipe
-    from splatexp.viewer.settings import Viewer
+    from splatexp.viewer.settings import ViewerSettings
 
-APART = 1 << 40  # between the first new uids of two processes
-COUNTS = ("next_uid", "initial", "extent")  # in the state of rows, but no rows
+UID_STRIDE = 1 << 40  # between the first new uids of two processes
+NOT_PER_ROW = ("next_uid", "initial", "extent")  # entries in the state of rows that have no row dimension
 
 
 @contextmanager
-def aside(raster: Drawing) -> Iterator[list[str]]:
-    """Words of the command line that give a process that does not lead a folder, which is gone afterwards."""
+def worker_folder(raster: Rasterizer) -> Iterator[list[str]]:
+    """Yield the overrides that give a process other than the main one a temporary run folder; [] otherwise."""
     if not raster.distributed or os.environ.get("RANK", "0") == "0":
         yield []
         return
@@ -52,103 +53,108 @@ def aside(raster: Drawing) -> Iterator[list[str]]:
         yield [f"hydra.run.dir='{folder}'"]
 
 
-def check(recipe: Recipe, evaluate: Evaluate, viewer: Viewer) -> None:
-    """Hold the settings of a run against what is shared among processes.  Raises: ValueError, one line."""
-    asked = {
-        "importance": (recipe.importance.learns, "none"),
-        "camera": (recipe.camera.learns, "fixed"),
-        "densify": (
-            any("absgrad" in recipe.densify.channels(step) for step in range(0, recipe.steps, 10)),
-            "scores that read no absolute gradients",
-        ),
+def check_settings(recipe: Recipe, evaluate: EvaluationSettings, viewer: ViewerSettings) -> None:
+    """Refuse settings that do not work with several processes.  Raises: ValueError, one line."""
+    absgrad = any("absgrad" in recipe.densify.render_requests(step) for step in range(0, recipe.steps, 10))
+    unsupported = {
+        "importance": (recipe.importance.is_learned, "none"),
+        "camera": (recipe.camera.is_learned, "fixed"),
+        "densify": (absgrad, "scores that need no absolute gradients"),
         "evaluate.every": (evaluate.every > 0, "0"),
-        "evaluate.pictures": (evaluate.pictures > 0, "0"),
-        "batch": (recipe.batch > 1, "1, as each process has a view"),
+        "evaluate.train_images_every": (evaluate.train_images_every > 0, "0"),
+        "batch": (recipe.batch > 1, "1, since each process renders a view of its own"),
         "oom": (recipe.oom != "stop", "stop"),
-        "viewer": (viewer.on, "false"),
+        "viewer": (viewer.enabled, "false"),
     }
-    for name, (wrong, expected) in asked.items():
-        if wrong:
+    for name, (is_set, expected) in unsupported.items():
+        if is_set:
             raise ValueError(f"{name}: expected {expected} with raster.distributed=true")
 
 
-def over(train: Callable[..., Any], signals: Signals, every: int) -> Callable[..., Any]:
-    """The training loop, each process with its share; the leader's rows are whole again at the end.
+def distribute_training(train: Callable[..., Any], signals: StopSignals, every: int) -> Callable[..., Any]:
+    """Return a training loop in which each process trains its part of the rows.
 
-    `on_step` is called of the leader alone, with whole rows, where a checkpoint is due or a signal came.
+    `on_step` is called in the main process alone, with all rows, where a checkpoint is due or a signal came. At
+    the end the main process holds all rows again.
 
     Args:
-        train: as `splatexp.train.loop.train`, in every process with the same settings.
-        every: steps between two checkpoints, 0: none.
+        train: `splatexp.train.train`, called with the same settings in every process.
+        every: steps between two checkpoints; 0: none.
     """
 
-    def trained(splats: Splats, scene: Scene, recipe: Recipe, **known: Any) -> Any:
-        _check_sizes(scene)
-        steps, on_step, device = recipe.steps, known["on_step"], recipe.raster.device
-        known["start"] = _told(known["start"])
-        mine, tracker = share(splats), known["tracker"]
+    def distributed_train(splats: Splats, scene: Scene, recipe: Recipe, **arguments: Any) -> Any:
+        _check_image_sizes(scene)
+        steps, on_step, device = recipe.steps, arguments["on_step"], recipe.raster.device
+        arguments["start"] = _broadcast(arguments["start"])
+        own_rows, tracker = scatter_rows(splats), arguments["tracker"]
 
-        def between(step: int, rows: Splats) -> None:
-            signals.caught = _reduced(signals.heed(), dist.ReduceOp.MAX, device)
+        def after_step(step: int, rows: Splats) -> None:
+            signals.caught = _all_reduce(signals.poll(), dist.ReduceOp.MAX, device)
             last = step + 1 == steps
             if signals.caught or last or (every and (step + 1) % every == 0):
-                whole = gather(rows)
-                if whole is not None:
-                    splats.load_state_dict(whole)
+                state = gather_rows(rows)
+                if state is not None:
+                    splats.load_state_dict(state)
                     on_step(step, splats)
                 elif signals.caught:
-                    raise Stopped(signals.caught, f" after step {step + 1}")
+                    raise StoppedBySignal(signals.caught, f" after step {step + 1}")
 
-        own = copy.copy(recipe)
         cap = -(-recipe.densify.max_gaussians // dist.get_world_size())
-        own.densify = Everyone(replace(recipe.densify, max_gaussians=cap), scene, recipe.seed)
-        known |= {"on_step": between, "progress": known["progress"] and leads()}
-        known["tracker"] = tracker and _Summed(tracker, device)
-        result = train(mine, _mine(scene), own, **known)
-        if leads():
+        local_densify = replace(recipe.densify, max_gaussians=cap)
+        own_recipe = copy.copy(recipe)
+        own_recipe.densify = AllViewsStrategy(local_densify, scene, recipe.seed)
+        arguments["on_step"] = after_step
+        arguments["progress"] = arguments["progress"] and is_main_process()
+        arguments["tracker"] = tracker and _SummedTracker(tracker, device)
+        result = train(own_rows, _scene_of_this_process(scene), own_recipe, **arguments)
+        if is_main_process():
             splats.load_state_dict({name: tensor.to(device) for name, tensor in splats.state_dict().items()})
         return result
 
-    return trained
+    return distributed_train
 
 
-def share(splats: Splats) -> Splats:
-    """The rows of this process, out of the leader's whole ones; what others have here is of no account."""
+def scatter_rows(splats: Splats) -> Splats:
+    """Return the rows of this process, a part of the main process's; `splats` of other processes is ignored."""
     rank, size = dist.get_rank(), dist.get_world_size()
     device = splats.means.device
     state = {name: tensor.cpu() for name, tensor in splats.state_dict().items()}
     parts: list[Any] = [None] * size
-    if leads():
-        parts = [_part(state, other, size) for other in range(size)]
-    mine: list[Any] = [None]
-    dist.scatter_object_list(mine, parts if leads() else None, src=0)
-    made = Splats.of(mine[0], device)
-    made.next_uid += rank * APART
-    return made
+    if is_main_process():
+        parts = [_every_nth_row(state, other, size) for other in range(size)]
+    own: list[Any] = [None]
+    dist.scatter_object_list(own, parts if is_main_process() else None, src=0)
+    rows = Splats.from_state_dict(own[0], device)
+    rows.next_uid += rank * UID_STRIDE
+    return rows
 
 
-def _part(state: Mapping[str, Tensor], rank: int, size: int) -> dict[str, Tensor]:
-    """Every size-th row; the numbers of rows are theirs."""
-    part = {name: tensor if name in COUNTS else tensor[rank::size].clone() for name, tensor in state.items()}
+def _every_nth_row(state: Mapping[str, Tensor], rank: int, size: int) -> dict[str, Tensor]:
+    """Return the state of the rows rank, rank + size, rank + 2 size, ..."""
+    part = {
+        name: tensor if name in NOT_PER_ROW else tensor[rank::size].clone() for name, tensor in state.items()
+    }
     part["initial"] = torch.tensor(len(range(rank, int(state["initial"]), size)))
     return part
 
 
-def gather(splats: Splats) -> dict[str, Tensor] | None:
-    """The state of all rows, by process, on the CPU; None where this one does not lead."""
+def gather_rows(splats: Splats) -> dict[str, Tensor] | None:
+    """Return the state of the rows of all processes in the order of ranks, on the CPU; None but in the main one."""
     states: list[Any] = [None] * dist.get_world_size()
     state = {name: tensor.cpu() for name, tensor in splats.state_dict().items()}
-    dist.gather_object(state, states if leads() else None, dst=0)
-    if not leads():
+    dist.gather_object(state, states if is_main_process() else None, dst=0)
+    if not is_main_process():
         return None
-    whole = {name: torch.cat([other[name] for other in states]) for name in state if name not in COUNTS}
-    whole["next_uid"] = torch.stack([other["next_uid"] for other in states]).amax()
-    whole["initial"] = torch.stack([other["initial"] for other in states]).sum()
-    return whole | {"extent": state["extent"]}
+    gathered = {
+        name: torch.cat([other[name] for other in states]) for name in state if name not in NOT_PER_ROW
+    }
+    gathered["next_uid"] = torch.stack([other["next_uid"] for other in states]).amax()
+    gathered["initial"] = torch.stack([other["initial"] for other in states]).sum()
+    return gathered | {"extent": state["extent"]}
 
 
-class Everyone:
-    """A strategy that observes the views of all processes: this one's rows were projected into each."""
+class AllViewsStrategy:
+    """A strategy that observes the views of all processes, since the rows of this one are projected into each."""
 
     def __init__(self, strategy: Strategy, scene: Scene, seed: int):
         self._strategy, self._scene, self._seed = strategy, scene, seed
@@ -157,67 +163,67 @@ class Everyone:
         return getattr(self._strategy, name)
 
     def observe(self, step: int, splats: Splats, render: Render, camera: Camera) -> None:
-        """Add each view's."""
+        """Have the strategy observe the view of each process."""
         size = dist.get_world_size()
         for rank in range(size):
             view = self._scene.train[self._scene.sample(step * size + rank, self._seed)].camera
-            there = Camera(view.viewmats.to(camera.viewmats), camera.Ks, camera.width, camera.height)
-            self._strategy.observe(step, splats, _seen(render, rank), there)
+            view_camera = Camera(view.viewmats.to(camera.viewmats), camera.Ks, camera.width, camera.height)
+            self._strategy.observe(step, splats, _one_view(render, rank), view_camera)
 
 
-def _seen(render: Render, view: int) -> Render:
-    """What the rows of this process were in one view: their geometry and its gradient, not the picture."""
+def _one_view(render: Render, view: int) -> Render:
+    """Return what the rows of this process were in one view: their projection and its gradient, no image."""
     one = slice(view, view + 1)
-    names = ("means2d", "conics", "radii", "visible", "blended")
+    names = ("means2d", "conics", "radii", "visible", "blended_opacities")
     part = {name: getattr(render, name)[one].detach() for name in names}
     if render.means2d.grad is not None:
         part["means2d"].grad = render.means2d.grad[one]
     return replace(render, **part)
 
 
-def _mine(scene: Scene) -> Scene:
-    """The scene with the views of this process: of each round of draws one."""
+def _scene_of_this_process(scene: Scene) -> Scene:
+    """Return the scene with a `sample` that draws this process's view of each step."""
     rank, size = dist.get_rank(), dist.get_world_size()
-    mine: Any = copy.copy(scene)
-    mine.sample = lambda step, seed: scene.sample(step * size + rank, seed)
-    return mine
+    own: Any = copy.copy(scene)
+    own.sample = lambda step, seed: scene.sample(step * size + rank, seed)
+    return own
 
 
 @dataclass
-class _Summed:
-    """A tracker that is told of the rows of all processes, and tells the leader's."""
+class _SummedTracker:
+    """A tracker that logs the numbers of the main process, with the number of Gaussians of all processes."""
 
     tracker: Any
     device: torch.device
 
     def log(self, step: int, scalars: Mapping[str, float]) -> None:
-        """As the tracker, from the leader."""
-        count = _reduced(int(scalars["num_gaussians"]), dist.ReduceOp.SUM, self.device)
-        if leads():
+        """Log the numbers of a step, in the main process."""
+        count = _all_reduce(int(scalars["num_gaussians"]), dist.ReduceOp.SUM, self.device)
+        if is_main_process():
             self.tracker.log(step, {**scalars, "num_gaussians": count})
 
 
-def _check_sizes(scene: Scene) -> None:
+def _check_image_sizes(scene: Scene) -> None:
     sizes = {(view.camera.width, view.camera.height) for view in scene.train}
     if len(sizes) > 1:
         raise ValueError(
-            f"data: expected views of one size with raster.distributed=true, got {_several(sorted(sizes))}"
+            f"data: expected images of one size with raster.distributed=true, got {_listed(sorted(sizes))}"
         )
 
 
-def _several(sizes: Sequence[tuple[int, int]]) -> str:
+def _listed(sizes: Sequence[tuple[int, int]]) -> str:
     return ", ".join(f"{width}x{height}" for width, height in sizes[:3]) + (" ..." if sizes[3:] else "")
 
 
-def _told(value: int) -> int:
-    """The leader's number."""
-    said = [value]
-    dist.broadcast_object_list(said, src=0)
-    return said[0]
+def _broadcast(value: int) -> int:
+    """Return the main process's value in every process."""
+    values = [value]
+    dist.broadcast_object_list(values, src=0)
+    return values[0]
 
 
-def _reduced(value: int, how: Any, device: torch.device) -> int:
-    """The sum, the largest, ... of the numbers of all processes."""
-    box = torch.tensor(value, device=device)
-    dist.all_reduce(box, how)
-    return int(box)
+def _all_reduce(value: int, operation: Any, device: torch.device) -> int:
+    """Return the sum, the maximum, ... of the values of all processes."""
+    tensor = torch.tensor(value, device=device)
+    dist.all_reduce(tensor, operation)
+    return int(tensor)

@@ -1,124 +1,127 @@
-"""How much memory training takes, and which settings would take less. Sizes are bytes."""
+"""Estimates of how much memory training takes, and of which settings would take less. Sizes are bytes."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from splatexp.system.memory import available_memory, resident_memory
+
 if TYPE_CHECKING:
     import torch
-from splatexp.system.memory import available, in_use
 
-# What training takes beyond its start: least squares over peaks of resident memory (CPU kernels, steps with
-# edits of density control; 50,000 to 800,000 rows, 0.1 to 5 million pixels, SH degrees 0 to 4), 15 % off at
-# most. Strategies that survey every view take up to a quarter more for a row.
-NUMBER_BYTES = 23  # a parameter, its gradient, two moments and, for a while, the copy that an edit makes
+# What training takes on top of what the process takes at its start. The constants are a least-squares fit to peaks
+# of resident memory (CPU kernels, steps with edits of density control; 50,000 to 800,000 rows, 0.1 to 5 million
+# pixels, SH degrees 0 to 4), accurate to 15 %. Strategies that survey every view take up to a quarter more per row.
+PARAMETER_BYTES = (
+    23  # a number of a row: itself, its gradient, two moments and, for a while, the copy by an edit
+)
+ROW_BYTES = 280  # a row besides: identity, statistics, projection, sorting and tile lists
+PIXEL_BYTES = 120  # a pixel of the rendered view: image, target, loss, their gradients, tile lists
+PERSISTENT_PARAMETER_BYTES = 12  # the part of PARAMETER_BYTES that stays between two steps
+PERSISTENT_ROW_BYTES = 50  # the part of ROW_BYTES that stays between two steps
+DATASET_PIXEL_BYTES = 3  # a pixel of a view of the data set
 
-
-ROW_BYTES = 280  # identity, statistics, projection, sorting and tile lists of a row
-
-
-PIXEL_BYTES = 120  # picture, target, loss, their gradients, and what is listed in the tiles of a pixel
-
-
-STAYING_NUMBER_BYTES, STAYING_ROW_BYTES = 12, 50  # of these, between steps
-
-
-KEPT_BYTES = 3  # of a pixel of every picture of the data set
+MAX_GAUSSIANS_KEY, DOWNSCALE_KEY = "densify.max_gaussians", "schedule.min_downscale"  # settings to be reduced
+MIN_ROWS = 1_000  # with fewer rows, their number is not reduced
+MIN_SIDE = 64  # px; images with a shorter side are not reduced
 
 
-CAP, FACTOR = "densify.max_gaussians", "schedule.least_factor"  # what `shrink` may set
+def step_bytes(count: int, sh_degree: int, width: int, height: int) -> int:
+    """Estimate what a step takes and frees again; parameters, moments and identities persist and do not count."""
+    per_row = PERSISTENT_ROW_BYTES + PERSISTENT_PARAMETER_BYTES * _parameters_per_row(sh_degree)
+    return gaussian_bytes(count, sh_degree) - count * per_row + image_bytes(width, height)
 
 
-LEAST_ROWS, LEAST_SIDE = 1_000, 64  # fewer rows, and pictures with a shorter side (px), do not shrink
+def gaussian_bytes(count: int, sh_degree: int) -> int:
+    """Estimate what training takes for `count` Gaussians."""
+    return count * (ROW_BYTES + PARAMETER_BYTES * _parameters_per_row(sh_degree))
 
 
-def step_takes(count: int, sh_degree: int, width: int, height: int) -> int:
-    """Bytes that a step takes and frees again, about; what stays is parameters, moments and identity."""
-    stays = count * (STAYING_ROW_BYTES + STAYING_NUMBER_BYTES * _numbers(sh_degree))
-    return rows_take(count, sh_degree) - stays + pixels_take(width, height)
-
-
-def rows_take(count: int, sh_degree: int) -> int:
-    """Bytes that training takes for so many Gaussians, about."""
-    return count * (ROW_BYTES + NUMBER_BYTES * _numbers(sh_degree))
-
-
-def pixels_take(width: int, height: int) -> int:
-    """Bytes that a step takes for a picture, about."""
+def image_bytes(width: int, height: int) -> int:
+    """Estimate what a step takes for an image of width x height px."""
     return width * height * PIXEL_BYTES
 
 
-def advice(
-    count: int, width: int, height: int, sh_degree: int, *, oom: str = "stop",
-    factor: int = 1, pictures: int = 0, downscale: int = 1, device: torch.device | None = None,
-) -> str:  # fmt: skip
-    """One line: what is used and left, and which settings would have taken less, that which helps most first.
+def oom_advice(
+    count: int,
+    width: int,
+    height: int,
+    sh_degree: int,
+    *,
+    oom: str = "stop",
+    factor: int = 1,
+    views: int = 0,
+    downscale: int = 1,
+    device: torch.device | None = None,
+) -> str:
+    """Return one line: what is in use and available, and the settings that would take less, best ones first.
 
     Args:
-        count: rows.
-        width, height: px, of the pictures as they are drawn, which is reduced by `factor`.
-        pictures: so many the data set keeps in memory.
-        downscale: of the data, now; 0: it cannot be set.
-        oom: what the run does.
-        device: where it trains; None: on the CPU.
+        count: number of rows.
+        width, height: size in px of the images as they are rendered, which are reduced by `factor`.
+        views: number of views of the data set, which are kept in memory.
+        downscale: the present `data.downscale`; 0: there is no such setting.
+        oom: the present setting `oom`.
+        device: the device that trains; None: the CPU.
     """
-    rows, pixels = rows_take(count, sh_degree), pixels_take(width, height)
-    kept = pictures * width * height * factor**2 * KEPT_BYTES
-    fewer = _round(count * 3 // 4)
-    saved = {f"{CAP}={fewer:_}": rows - rows_take(fewer, sh_degree)}
+    rows, pixels = gaussian_bytes(count, sh_degree), image_bytes(width, height)
+    dataset = views * width * height * factor**2 * DATASET_PIXEL_BYTES
+    fewer = _two_digits(count * 3 // 4)
+    savings = {f"{MAX_GAUSSIANS_KEY}={fewer:_}": rows - gaussian_bytes(fewer, sh_degree)}
     if sh_degree:
-        saved[f"model.sh_degree={sh_degree - 1}"] = rows - rows_take(count, sh_degree - 1)
+        savings[f"model.sh_degree={sh_degree - 1}"] = rows - gaussian_bytes(count, sh_degree - 1)
     if downscale:
-        saved[f"data.downscale={2 * downscale}"] = (pixels + kept) * 3 // 4
-    saved[f"{FACTOR}={2 * factor}"] = pixels * 3 // 4
-    most = max(saved.values())
-    helps = sorted((name for name in saved if saved[name] * 20 >= most), key=lambda name: -saved[name])
-    named = ", ".join(f"{name} ({_size(saved[name])} less)" for name in helps)
-    used, left = _room(device)
-    other = ", or oom=shrink" if oom != "shrink" else ""
-    kept_too = f", {_size(kept)} for {pictures:,} pictures" if kept else ""
+        savings[f"data.downscale={2 * downscale}"] = (pixels + dataset) * 3 // 4
+    savings[f"{DOWNSCALE_KEY}={2 * factor}"] = pixels * 3 // 4
+    largest = max(savings.values())
+    useful = sorted(
+        (name for name in savings if savings[name] * 20 >= largest), key=lambda name: -savings[name]
+    )
+    remedies = ", ".join(f"{name} ({_size(savings[name])} less)" for name in useful)
+    if oom != "shrink":
+        remedies += ", or oom=shrink"
+    used, left = _used_and_available(device)
+    dataset_text = f", {_size(dataset)} for {views:,} images of the data set" if dataset else ""
     return (
         f"{_size(used)} in use, {'unknown' if left is None else _size(left)} available; "
         f"about {_size(rows)} for {count:,} Gaussians of SH degree {sh_degree}, "
-        f"{_size(pixels)} for a step at {width}x{height}{kept_too}; what helps: {named}{other}"
+        f"{_size(pixels)} for a step at {width}x{height}{dataset_text}; what helps: {remedies}"
     )
 
 
-def shrink(
+def next_reduction(
     count: int, width: int, height: int, factor: int = 1, sh_degree: int = 3
 ) -> tuple[str, int] | None:
-    """What to go on with after memory has run out: a setting, CAP or FACTOR, and its new value.
+    """Return what to reduce after memory has run out: MAX_GAUSSIANS_KEY or DOWNSCALE_KEY, and its new value.
 
-    Rows go to three quarters of what there are, or pictures to half their size, whichever take more; or the
-    other, where those are few or small already.
+    The number of rows goes to three quarters, or the images to half their size, whichever of the two takes more
+    memory; the other one, where there are few rows or the images are small already. None where neither is left.
 
     Args:
-        count, width, height, factor: as for `advice`.
-
-    Returns: None where neither can shrink.
+        count, width, height, factor, sh_degree: as for `oom_advice`.
     """
-    ways = []
-    if count >= LEAST_ROWS:
-        ways.append((rows_take(count, sh_degree), CAP, count * 3 // 4))
-    if min(width, height) >= LEAST_SIDE:
-        ways.append((pixels_take(width, height), FACTOR, 2 * factor))
-    return max(ways)[1:] if ways else None
+    candidates = []
+    if count >= MIN_ROWS:
+        candidates.append((gaussian_bytes(count, sh_degree), MAX_GAUSSIANS_KEY, count * 3 // 4))
+    if min(width, height) >= MIN_SIDE:
+        candidates.append((image_bytes(width, height), DOWNSCALE_KEY, 2 * factor))
+    return max(candidates)[1:] if candidates else None
 
 
-def _room(device: torch.device | None) -> tuple[int, int | None]:
-    """Bytes in use and available, of a device or else of this process."""
-    from splatexp.system.devices import room
+def _used_and_available(device: torch.device | None) -> tuple[int, int | None]:
+    """Return the memory in use and available, of a device or else of this process."""
+    from splatexp.system.devices import memory_use
 
-    return (device and room(device)) or (in_use(), available())
+    return (device and memory_use(device)) or (resident_memory(), available_memory())
 
 
-def _numbers(sh_degree: int) -> int:
-    """Numbers that are the parameters of a row."""
+def _parameters_per_row(sh_degree: int) -> int:
+    """Return how many numbers the parameters of a Gaussian are."""
     return 11 + 3 * (sh_degree + 1) ** 2
 
 
-def _round(count: int) -> int:
-    """Down to two digits."""
+def _two_digits(count: int) -> int:
+    """Round down to two significant digits."""
     unit = 10 ** max(0, len(str(count)) - 2)
     return max(1, count // unit * unit)
 

@@ -1,64 +1,83 @@
-"""What is looked at while a run trains, off its clock: held-out numbers, and sheets of pictures."""
+"""Periodic evaluation while a run trains, outside its training time: held-out metrics, and training images."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from splatexp.data.scene import Scene
-    from splatexp.evaluation.evaluate import Evaluate
+    from splatexp.evaluation.evaluate import EvaluationSettings
     from splatexp.gaussians.splats import Splats
     from splatexp.tracking import Trackers
     from splatexp.train.recipe import Recipe
 
-SHEET = 4  # views side by side on a sheet
+TRAIN_IMAGES = 4  # training views side by side in a file
 
 
-def looks(
-    recipe: Recipe, settings: Evaluate, scene: Scene, trackers: Trackers, folder: Path
-) -> Callable[[int, Splats], None]:
-    """To be called after every step; it looks where `evaluate.every` and `evaluate.pictures` say so."""
-    from splatexp.evaluation.evaluate import aligning, means, measure, names_of
-    from splatexp.evaluation.metrics import metric_set
+class PeriodicEvaluation:
+    """Called after every step, it does what `evaluate.every` and `evaluate.train_images_every` ask for."""
 
-    metrics = metric_set(settings.lpips_weights)[0] if settings.every else {}
+    def __init__(
+        self, recipe: Recipe, settings: EvaluationSettings, scene: Scene, trackers: Trackers, folder: Path
+    ):
+        from splatexp.evaluation.metrics import available_metrics
 
-    def due(step: int, every: int) -> bool:
-        return every > 0 and (step + 1) % every == 0
+        self.recipe, self.scene = recipe, scene
+        self.trackers = trackers
+        self.folder = folder / "train_images"
+        self.settings = settings
+        self.metrics = available_metrics(self.settings.lpips_weights)[0] if self.settings.every else {}
 
-    def look(step: int, splats: Splats) -> None:
-        if due(step, settings.every) and step + 1 < recipe.steps:
-            now = recipe.camera.placed(scene, splats)
-            rows = measure(splats, recipe.raster, now, metrics, align=aligning(now, settings))
-            seen = {f"test_{name}": value for name, value in means(rows, names_of(metrics, rows), {}).items()}
-            trackers.log(step, {name: value for name, value in seen.items() if value is not None})
-        if due(step, settings.pictures):
-            sheet(
-                folder / "pictures" / f"step_{step + 1:08d}.png",
-                splats,
-                recipe,
-                recipe.camera.placed(scene, splats),
-            )
+    def __call__(self, step: int, splats: Splats) -> None:
+        """Evaluate and draw after step `step`, where it is due; the last step is evaluated by the run itself."""
+        done = step + 1
+        if _is_due(done, self.settings.every) and done < self.recipe.steps:
+            self._log_metrics(step, splats)
+        if _is_due(done, self.settings.train_images_every):
+            scene = self.recipe.camera.with_learned_cameras(self.scene, splats)
+            save_train_images(self.folder / f"step_{done:08d}.png", splats, self.recipe, scene)
 
-    return look
+    def _log_metrics(self, step: int, splats: Splats) -> None:
+        from splatexp.evaluation.evaluate import (
+            mean_metrics,
+            measure_views,
+            metric_names,
+            pose_optimization_steps,
+        )
+
+        scene = self.recipe.camera.with_learned_cameras(self.scene, splats)
+        rows = measure_views(
+            splats,
+            self.recipe.raster,
+            scene,
+            self.metrics,
+            pose_steps=pose_optimization_steps(scene, self.settings),
+        )
+        values = mean_metrics(rows, metric_names(self.metrics, rows), {})
+        self.trackers.log(
+            step, {f"eval/{name}": value for name, value in values.items() if value is not None}
+        )
 
 
-def sheet(path: Path, splats: Splats, recipe: Recipe, scene: Scene) -> None:
-    """Write the first training views in one picture: photographs above, what is drawn of them below.
+def _is_due(done: int, every: int) -> bool:
+    return every > 0 and done % every == 0
 
-    Each has the height of the first.
+
+def save_train_images(path: Path, splats: Splats, recipe: Recipe, scene: Scene) -> None:
+    """Write the first training views into one image: the photographs above, their renders below.
+
+    Every column is scaled to the height of the first.
     """
     import torch
 
-    from splatexp.evaluation.render import draw
+    from splatexp.evaluation.render import render_view
     from splatexp.io.figures import save_png
 
     columns = []
-    for view in scene.train[:SHEET]:
-        image = draw(splats, recipe.raster, scene, view.camera)[0].cpu()
-        column = torch.cat([view.values, image])
+    for view in scene.train[:TRAIN_IMAGES]:
+        render = render_view(splats, recipe.raster, scene, view.camera)[0].cpu()
+        column = torch.cat([view.float_image, render])
         height = 2 * scene.train[0].camera.height
         size = (height, max(1, round(column.shape[1] * height / len(column))))
         if size != tuple(column.shape[:2]):

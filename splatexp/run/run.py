@@ -1,4 +1,4 @@
-"""A run: a recipe, and everything around it: from loading the data to the summary."""
+"""A run: its settings, and everything from loading the data to the summary."""
 
 from __future__ import annotations
 
@@ -14,73 +14,83 @@ from PIL import Image
 
 import splatexp_kernels
 from splatexp.data.scene import Scene
-from splatexp.evaluation.evaluate import Evaluate, evaluate
-from splatexp.evaluation.summary import summary
+from splatexp.evaluation.evaluate import EvaluationSettings, evaluate
+from splatexp.evaluation.summary import print_summary
 from splatexp.gaussians.rows import Rows
 from splatexp.gaussians.splats import Splats
 from splatexp.io.ply import save_ply, save_splat
 from splatexp.poses.files import save_cameras
 from splatexp.run import distributed
-from splatexp.run.checkpoint import Checkpoint, found
-from splatexp.run.checkpointer import Keeper
-from splatexp.run.manifest import Journal
-from splatexp.run.out_of_memory import OutOfMemory, relieve, shrunken
-from splatexp.run.periodic_eval import looks
-from splatexp.run.resume import resumed
-from splatexp.run.state import State
+from splatexp.run.checkpoint import CheckpointSettings, list_checkpoints
+from splatexp.run.checkpointer import Checkpointer
+from splatexp.run.manifest import Manifest
+from splatexp.run.out_of_memory import OutOfMemoryError, handle_out_of_memory, reduced_recipe
+from splatexp.run.periodic_eval import PeriodicEvaluation
+from splatexp.run.resume import resume_state
+from splatexp.run.state import TrainingState
 from splatexp.settings.checks import check_choice, check_range
-from splatexp.settings.serialize import settings
+from splatexp.settings.serialize import to_config
 from splatexp.system import devices
-from splatexp.system.cgroups import processors
-from splatexp.system.memory import Memory, forget_peak, is_out
-from splatexp.system.process_group import leads
+from splatexp.system.linux_memory import cpu_count
+from splatexp.system.memory import MemorySettings, is_out_of_memory, reset_peak_memory
+from splatexp.system.process_group import is_main_process
 from splatexp.system.rng import seed_everything
-from splatexp.system.signals import Signals
+from splatexp.system.signals import StopSignals
 from splatexp.tracking import Console, Tracker, Trackers
 from splatexp.train.loop import train
 from splatexp.train.recipe import Recipe
-from splatexp.viewer.serve import opened
-from splatexp.viewer.settings import Between, Viewer
+from splatexp.viewer.serve import viewer_context
+from splatexp.viewer.settings import StepCallback, ViewerSettings
 
-QUALITY = (
+IMAGE_METRICS = (
     "psnr",
     "psnr_u8",
     "ssim",
     "lpips_vgg",
     "lpips_alex",
     "lpips_vgg01",
-    "psnr_carried",
-    "ssim_carried",
-    "psnr_aligned",
-    "ssim_aligned",
+    "psnr_sim3",
+    "ssim_sim3",
+    "psnr_pose_opt",
+    "ssim_pose_opt",
 )
-POSES = ("pose_rotation_deg", "pose_translation", "pose_focal_percent")
-OBJECTIVES = (*QUALITY, *POSES, "num_gaussians", "train_seconds", "wall_seconds", "peak_memory_bytes")
-SHOWN = 4  # held-out comparisons that the trackers get
+POSE_METRICS = ("pose_rotation_deg", "pose_translation", "pose_focal_percent")
+OBJECTIVES = (
+    *IMAGE_METRICS,
+    *POSE_METRICS,
+    "num_gaussians",
+    "train_seconds",
+    "wall_seconds",
+    "peak_memory_bytes",
+)
+LOGGED_COMPARISONS = 4  # comparison images of held-out views that the trackers get
 NOT_IN_JOB_ID = {"in_job_id": False}  # metadata: a sweep over such a setting would run the same job again
 
 
 @dataclass(kw_only=True)
 class Run(Recipe):
-    """A run: a recipe, and where it is stored, how it is logged and watched, and what is measured of it.
+    """A run: a recipe, and where it is stored, how it is logged and viewed, and how its result is measured.
 
-    Its fields, with those of `Recipe` before them, are the keys of the command line.
+    Its fields, with those of `Recipe` before them, are the keys of the config.
     """
 
-    threads: int = 0  # of the CPU kernels; 0 takes all processors
+    threads: int = 0  # of the CPU kernels; 0: one for each processor
     tracker: dict[str, Tracker] = field(default_factory=dict)
     log_every: int = 50  # steps between two logged rows
-    checkpoint: Checkpoint = field(default_factory=Checkpoint)
-    # "auto" continues from the newest checkpoint in the run's folder; else another run's folder, or a file
+    checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
+    # "" starts anew, "auto" continues from the newest checkpoint in the run's folder; or the folder of another run,
+    # or a checkpoint file
     resume: str = ""
-    memory: Memory = field(default_factory=Memory)
-    evaluate: Evaluate = field(default_factory=Evaluate)
-    # what a sweep optimises: one or several names of numbers in metrics.json
-    objective: str | list[str] = field(default="psnr", metadata={"unit": "words"})
-    force: bool = field(default=False, metadata=NOT_IN_JOB_ID)  # a sweep runs the job even if it is finished
-    # the folder in which sweeps record the jobs that were begun; "" records nothing
-    ledger: str = field(default="multirun/.ledger", metadata={"unit": "path", **NOT_IN_JOB_ID})
-    viewer: Viewer = field(default_factory=Viewer, metadata=NOT_IN_JOB_ID)
+    memory: MemorySettings = field(default_factory=MemorySettings)
+    evaluate: EvaluationSettings = field(default_factory=EvaluationSettings)
+    # what a sweep optimizes: the name of a metric in metrics.json, or a list of names
+    objective: str | list[str] = field(default="psnr", metadata={"unit": "names"})
+    force: bool = field(
+        default=False, metadata=NOT_IN_JOB_ID
+    )  # a sweep runs the job even if its result is known
+    # folder in which sweeps note where a job was started; "": none, and every job is run
+    job_cache: str = field(default="multirun/.job_cache", metadata={"unit": "path", **NOT_IN_JOB_ID})
+    viewer: ViewerSettings = field(default_factory=ViewerSettings, metadata=NOT_IN_JOB_ID)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -91,15 +101,15 @@ class Run(Recipe):
         if self.is_image:
             self._check_image()
         if self.raster.distributed:
-            distributed.check(self, self.evaluate, self.viewer)
+            distributed.check_settings(self, self.evaluate, self.viewer)
 
     def _check_image(self) -> None:
         """Check the settings around the recipe of an image against what an image lacks."""
         for name, value in (
-            ("viewer.on", self.viewer.on),
+            ("viewer.enabled", self.viewer.enabled),
             ("evaluate.turntable", self.evaluate.turntable),
-            ("evaluate.align", self.evaluate.align),
-            ("checkpoint.cut_sh", self.checkpoint.cut_sh),
+            ("evaluate.optimize_poses", self.evaluate.optimize_poses),
+            ("checkpoint.truncate_sh", self.checkpoint.truncate_sh),
         ):
             if value:
                 raise ValueError(f"{name}: expected false with data=image, got true")
@@ -110,139 +120,161 @@ class Run(Recipe):
 
     @property
     def objectives(self) -> tuple[str, ...]:
-        """The names of what a sweep optimises."""
+        """The names of the metrics that a sweep optimizes."""
         return (self.objective,) if isinstance(self.objective, str) else tuple(self.objective)
 
-    def settle(self) -> None:
-        """Set threads, allocator and every seed of this process to those of the run.
+    def configure_process(self) -> None:
+        """Set the threads, the allocator and every random seed of this process as the settings say.
 
         Raises: ValueError, one line, for a rasterizer that cannot run here.
         """
-        self.raster.require()
-        self.memory.settle()
-        devices.settle(self.raster.device, self.deterministic)
-        _use_threads(self.threads, self.raster.backend)
-        if self.deterministic != torch.are_deterministic_algorithms_enabled():  # imports a compiler
+        self.raster.ensure_available()
+        self.memory.configure_allocator()
+        devices.configure_device(self.raster.device, self.deterministic)
+        _set_num_threads(self.threads, self.raster.backend)
+        if self.deterministic != torch.are_deterministic_algorithms_enabled():  # the call imports a compiler
             torch.use_deterministic_algorithms(self.deterministic)
         seed_everything(self.seed)
 
-    def prepare(self, folder: str | Path) -> tuple[Scene, State]:
+    def prepare(self, folder: str | Path) -> tuple[Scene, TrainingState]:
         """Load the scene, and make the state to start from: new Gaussians, or a checkpoint as `resume` says.
 
         Raises: OSError, ValueError with one line for input that cannot be used; nothing is written then.
         """
-        began = time.perf_counter()
-        forget_peak()
-        self.settle()
+        started = time.perf_counter()
+        reset_peak_memory()
+        self.configure_process()
         self.viewer.check()
         scene = self.data.load()
         for part in (*self.regularizer.values(), self.rate):
             part.check(scene)
         state = None
         if self.resume:
-            state = resumed(self, self.resume, self.checkpoint, scene, Path(folder))
-        left = found(Path(folder, "checkpoints"))
-        if left and not self.resume:
+            state = resume_state(self, self.resume, self.checkpoint, scene, Path(folder))
+        existing = list_checkpoints(Path(folder, "checkpoints"))
+        if existing and not self.resume:
             raise ValueError(
-                f"{folder}: a run has come to step {left[0][0]} there; resume=auto goes on with it, "
-                "hydra.run.dir=<folder> begins elsewhere"
+                f"{folder}: there are checkpoints of a run, up to step {existing[0][0]}; resume=auto continues it, "
+                "hydra.run.dir=<folder> starts in another folder"
             )
         if state is None:
-            state = State(self.raster.equipped(self.model(scene, self.seed)).to(self.raster.device))
-            state.news += [f"nothing to resume in {folder}: begun anew"] if self.resume else []
-        state.news[:0] = [self.raster.why] if self.raster.why else []
-        state.news = state.news if leads() else []
-        state.began = began
+            state = TrainingState(
+                self.raster.with_required_params(self.model(scene, self.seed)).to(self.raster.device)
+            )
+            if self.resume:
+                state.messages.append(f"no checkpoint in {folder}: starting anew")
+        if self.raster.selection_note:
+            state.messages.insert(0, self.raster.selection_note)
+        if not is_main_process():
+            state.messages = []
+        state.started = started
         return scene, state
 
     def fit(
-        self, scene: Scene, state: State, folder: str | Path, overrides: Sequence[str] = ()
+        self, scene: Scene, state: TrainingState, folder: str | Path, overrides: Sequence[str] = ()
     ) -> dict[str, Any]:
         """Train from `state`, save the model, measure it, and return what metrics.json holds.
 
-        Raises: OSError when a file cannot be written; FloatingPointError; MemoryError; `signals.Stopped`.
+        Raises: OSError when a file cannot be written; FloatingPointError; MemoryError; `StoppedBySignal`.
         """
         folder = Path(folder)
-        journal = Journal(self, settings(self), scene, state, folder, overrides)
-        trackers = Trackers(self.tracker if leads() else {})
-        code = 1
-        with Signals() as signals:
+        manifest = Manifest(self, to_config(self), scene, state, folder, overrides)
+        trackers = Trackers(self.tracker if is_main_process() else {})
+        exit_code = 1
+        with StopSignals() as signals:
             try:
-                trackers.start(journal.session)
-                result = self._fit(scene, state, folder, trackers, journal, signals)
-                code = 0
+                trackers.start(manifest.session)
+                result = self._fit(scene, state, folder, trackers, manifest, signals)
+                exit_code = 0
             except KeyboardInterrupt as stop:
-                code = getattr(stop, "code", 130)
+                exit_code = getattr(stop, "code", 130)
                 raise
             except Exception as error:
-                if is_out(error) and not isinstance(error, OutOfMemory):  # loading and training are done
-                    raise OutOfMemory.outside(error, folder) from error
+                if is_out_of_memory(error) and not isinstance(
+                    error, OutOfMemoryError
+                ):  # loading and training are done
+                    raise OutOfMemoryError.outside_training(error, folder) from error
                 raise
             finally:
-                trackers.finish(code)
-                journal.finish(code)
+                trackers.finish(exit_code)
+                manifest.finish(exit_code)
         return result
 
     def _fit(
-        self, scene: Scene, state: State, folder: Path, trackers: Trackers, journal: Journal, signals: Signals
+        self,
+        scene: Scene,
+        state: TrainingState,
+        folder: Path,
+        trackers: Trackers,
+        manifest: Manifest,
+        signals: StopSignals,
     ) -> dict[str, Any]:
         """Train, save and measure, while trackers, manifest and signal handlers are in place."""
-        keeper = Keeper(self, self.checkpoint, self.memory, scene, state, folder, journal.notes, signals)
-        with opened(self.viewer, self, scene, folder, trackers, signals) as watch:
-            self._train(scene, state, trackers, keeper, watch)
-        if not leads():
+        checkpointer = Checkpointer(
+            self, self.checkpoint, self.memory, scene, state, folder, manifest.checkpoint_metadata, signals
+        )
+        with viewer_context(self.viewer, self, scene, folder, trackers, signals) as update_viewer:
+            self._train(scene, state, trackers, checkpointer, update_viewer)
+        if not is_main_process():
             return {}
-        scene = self.camera.placed(scene, state.splats)
-        if self.camera.learns:
+        scene = self.camera.with_learned_cameras(scene, state.splats)
+        if self.camera.is_learned:
             save_cameras(folder, scene)
-        more = self.rate.finish(state.splats, scene, self.raster, folder)
+        extra_metrics = self.rate.finish(state.splats, scene, self.raster, folder)
         if isinstance(state.splats, Splats):
             baked = state.splats.baked()
             save_ply(folder / "point_cloud.ply", baked)
             save_splat(folder / "point_cloud.splat", baked)
         result = evaluate(
             state.splats,
-            self.raster.alone(),
+            self.raster.single_process(),
             scene,
             folder,
             self.evaluate,
-            train_seconds=state.record.seconds,
-            wall_seconds=state.wall(),
-            peak_memory_bytes=state.peak(),
-            peak_device_bytes=state.peak_device(),
+            train_seconds=state.step_log.seconds,
+            wall_seconds=state.wall_seconds(),
+            peak_memory_bytes=state.peak_memory(),
+            peak_device_bytes=state.peak_device_memory(),
             data=self.data,
-            overrides=journal.overrides,
-            more=more,
-            run={"id": journal.id, "resumed": state.resumed, "shrunk": state.shrunk},
+            overrides=manifest.overrides,
+            extra_metrics=extra_metrics,
+            run={"id": manifest.id, "resumed_at": state.resumed_at, "oom_reductions": state.oom_reductions},
         )
-        self._show(result, folder, trackers)
-        summary(result, folder)
+        self._log_result(result, folder, trackers)
+        print_summary(result, folder)
         return result
 
-    def _train(self, scene: Scene, state: State, trackers: Trackers, keeper: Keeper, watch: Between) -> None:
-        """Run the loop, and run it again with less where memory has run out and `oom` is "shrink"."""
-        look = looks(self, self.evaluate, scene, trackers, keeper.folder.parent)
+    def _train(
+        self,
+        scene: Scene,
+        state: TrainingState,
+        trackers: Trackers,
+        checkpointer: Checkpointer,
+        update_viewer: StepCallback,
+    ) -> None:
+        """Run the training loop; with oom=shrink, run it again, reduced, whenever memory has run out."""
+        evaluation = PeriodicEvaluation(self, self.evaluate, scene, trackers, checkpointer.folder.parent)
 
         def on_step(step: int, rows: Rows) -> None:
-            look(step, rows)
-            watch(step, rows)
-            keeper(step, rows)
+            evaluation(step, rows)
+            update_viewer(step, rows)
+            checkpointer(step, rows)
 
         fit = (
-            distributed.over(train, keeper.signals, self.checkpoint.every)
+            distributed.distribute_training(train, checkpointer.signals, self.checkpoint.every)
             if self.raster.distributed
             else train
         )
-        state.settle()
+        state.restore_rng()
         while True:
             try:
-                keeper.signals.patient = True
+                checkpointer.signals.defer = True
                 fit(
                     state.splats,
                     scene,
-                    shrunken(self, state),
+                    reduced_recipe(self, state),
                     start=state.step,
-                    record=state.record,
+                    step_log=state.step_log,
                     tracker=trackers,
                     log_every=self.log_every,
                     progress=any(isinstance(tracker, Console) for tracker in self.tracker.values()),
@@ -250,29 +282,31 @@ class Run(Recipe):
                 )
                 return
             except Exception as error:
-                if not is_out(error):
+                if not is_out_of_memory(error):
                     raise
-                lost = error
+                out_of_memory = error
             finally:
-                keeper.signals.patient = False
-                keeper.watch.lift()
-            relieve(self, lost, scene, state, keeper)
+                checkpointer.signals.defer = False
+                checkpointer.memory_watch.stop()
+            handle_out_of_memory(self, out_of_memory, scene, state, checkpointer)
 
-    def _show(self, result: dict[str, Any], folder: Path, trackers: Trackers) -> None:
+    def _log_result(self, result: dict[str, Any], folder: Path, trackers: Trackers) -> None:
         """Give the trackers the held-out means, the metrics of each view, some comparisons, and the model."""
         step = self.steps - 1
-        trackers.log(step, {f"test_{name}": result[name] for name in QUALITY if result.get(name) is not None})
-        trackers.table(step, "per_view", result["per_view"])
-        for path in sorted((folder / "renders").glob("*.png"))[:SHOWN]:
-            with Image.open(path) as picture:
-                trackers.image(step, path.stem, np.asarray(picture.convert("RGB")))
+        trackers.log(
+            step, {f"eval/{name}": result[name] for name in IMAGE_METRICS if result.get(name) is not None}
+        )
+        trackers.log_table(step, "per_view", result["per_view"])
+        for path in sorted((folder / "renders").glob("*.png"))[:LOGGED_COMPARISONS]:
+            with Image.open(path) as image:
+                trackers.log_image(step, path.stem, np.asarray(image.convert("RGB")))
         if not self.is_image:
-            trackers.file(folder / "point_cloud.ply")
+            trackers.log_file(folder / "point_cloud.ply")
 
 
-def _use_threads(threads: int, backend: str) -> None:
-    """Set the threads of the kernels and of torch, whatever an earlier run in this process has set."""
+def _set_num_threads(threads: int, backend: str) -> None:
+    """Set the threads of the kernels and of torch, regardless of what an earlier run in this process has set."""
     if backend == "cpu":
-        splatexp_kernels.set_num_threads(threads or processors())
-    # torch gets one thread: its sums depend on their number, and its pool disturbs that of the kernels
+        splatexp_kernels.set_num_threads(threads or cpu_count())
+    # torch gets one thread: its sums depend on the number, and its pool competes with that of the kernels
     torch.set_num_threads(1 if backend == "cpu" else threads or 1)

@@ -1,4 +1,4 @@
-"""All that a run is made of between two of its steps: what a checkpoint holds besides the settings."""
+"""The state of a run between two steps: everything that a checkpoint holds besides the settings."""
 
 from __future__ import annotations
 
@@ -11,99 +11,136 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from splatexp.gaussians.plane import Plane
 from splatexp.gaussians.rows import Rows
 from splatexp.gaussians.splats import Splats
-from splatexp.run.checkpoint import read
+from splatexp.gaussians.splats2d import Splats2D
+from splatexp.run.checkpoint import load_checkpoint
 from splatexp.system import devices, memory
-from splatexp.system.rng import generators, set_generators
-from splatexp.train.step_log import Record
+from splatexp.system.rng import get_rng_state, set_rng_state
+from splatexp.train.step_log import StepLog
 
-KINDS: tuple[type[Rows], ...] = (Splats, Plane)  # of rows that a checkpoint may hold
-SHRUNK = {"step", "setting", "from", "to"}
+ROW_CLASSES: tuple[type[Rows], ...] = (Splats, Splats2D)  # the kinds of rows that a checkpoint may hold
+REDUCTION_KEYS = {"step", "setting", "from", "to"}  # of an entry in `oom_reductions`
+# Older checkpoints have these entries under the name on the right.
+OLD_KEYS = {
+    "oom_reductions": "shrunk",
+    "resumed_at": "resumed",
+    "peak_memory_bytes": "peak_bytes",
+    "step_log": "record",
+}
 
 
 @dataclass
-class State:
-    """After `step` steps. The splats hold parameters, moments, statistics, tags and gradients that wait;
-    sampling, schedules and density control follow from (step, seed) and the settings.
+class TrainingState:
+    """The state of training after `step` steps.
+
+    The rows hold parameters, Adam's moments, statistics, tags, and gradients that are still being accumulated.
+    Sampling, schedules and density control have no state of their own: they follow from the settings and from
+    (step, seed).
     """
 
     splats: Rows
     step: int = 0
-    record: Record = field(default_factory=Record)
-    random: dict[str, Tensor] = field(default_factory=generators)  # global generators, when training goes on
-    shrunk: list[dict[str, Any]] = field(default_factory=list)  # what oom=shrink did: step, setting, from, to
-    resumed: list[int] = field(default_factory=list)  # where it was interrupted and went on
-    wall_seconds: float = 0.0  # of the earlier parts of the run
-    peak_bytes: int | None = None  # likewise
-    peak_device_bytes: int | None = None  # likewise
-    began: float = field(default_factory=time.perf_counter)  # when this part did
-    news: list[str] = field(default_factory=list)  # how it came about, for people
+    step_log: StepLog = field(default_factory=StepLog)
+    rng_state: dict[str, Tensor] = field(default_factory=get_rng_state)  # restored when training continues
+    oom_reductions: list[dict[str, Any]] = field(
+        default_factory=list
+    )  # by oom=shrink: step, setting, from, to
+    resumed_at: list[int] = field(default_factory=list)  # the steps at which the run was resumed
+    previous_wall_seconds: float = 0.0  # of the earlier sessions of the run
+    previous_peak_memory: int | None = None  # bytes, of the earlier sessions
+    previous_peak_device_memory: int | None = None  # bytes, of the earlier sessions
+    started: float = field(default_factory=time.perf_counter)  # clock reading when this session started
+    messages: list[str] = field(default_factory=list)  # for people: how this state came about
 
     def tensors(self) -> dict[str, Tensor]:
-        """Its tensors, for a checkpoint."""
+        """Return all tensors of the state by the names that they have in a checkpoint."""
         tensors = {f"splats.{name}": tensor for name, tensor in self.splats.state_dict().items()}
-        return tensors | {f"random.{name}": tensor for name, tensor in generators().items()}
+        return tensors | {f"random.{name}": tensor for name, tensor in get_rng_state().items()}
 
-    def notes(self) -> dict[str, Any]:
-        """The rest of it, for JSON."""
+    def metadata(self) -> dict[str, Any]:
+        """Return the part of the state that is not tensors, for the JSON text of a checkpoint."""
         return {
-            "record": self.record.state(),
-            "shrunk": self.shrunk,
-            "resumed": self.resumed,
-            "wall_seconds": self.wall(),
-            "peak_bytes": self.peak(),
-            "peak_device_bytes": self.peak_device(),
+            "step_log": self.step_log.state_dict(),
+            "oom_reductions": self.oom_reductions,
+            "resumed_at": self.resumed_at,
+            "wall_seconds": self.wall_seconds(),
+            "peak_memory_bytes": self.peak_memory(),
+            "peak_device_bytes": self.peak_device_memory(),
         }
 
-    def wall(self) -> float:
-        """Seconds of all parts of the run so far."""
-        return self.wall_seconds + time.perf_counter() - self.began
+    def wall_seconds(self) -> float:
+        """Return the wall-clock seconds of all sessions of the run so far."""
+        return self.previous_wall_seconds + time.perf_counter() - self.started
 
-    def peak(self) -> int | None:
-        """Peak resident memory of all parts, bytes; None where the system does not tell."""
-        return max(filter(None, (self.peak_bytes, memory.peak())), default=None)
+    def peak_memory(self) -> int | None:
+        """Return the peak resident memory of all sessions in bytes, or None where the system does not report it."""
+        return max(filter(None, (self.previous_peak_memory, memory.peak_memory())), default=None)
 
-    def peak_device(self) -> int | None:
-        """Peak of what tensors took of the device that trains, of all parts, bytes; None on the CPU."""
-        peaks = (self.peak_device_bytes, devices.peak(self.splats.means.device))
+    def peak_device_memory(self) -> int | None:
+        """Return the peak device memory of all sessions' tensors in bytes, or None on the CPU."""
+        peaks = (self.previous_peak_device_memory, devices.peak_memory(self.splats.means.device))
         return max(filter(None, peaks), default=None)
 
     @classmethod
-    def of(
-        cls, tensors: Mapping[str, Tensor], notes: Mapping[str, Any], device: torch.device | None = None
-    ) -> State:
-        """What `tensors` and `notes` gave, the rows on a device.
+    def from_checkpoint(
+        cls, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], device: torch.device | None = None
+    ) -> TrainingState:
+        """Rebuild the state from a checkpoint's tensors and metadata, with the rows on `device`.
 
-        Raises: ValueError for shapes or types that do not fit each other, before anything is touched.
+        Raises: ValueError for shapes or types that do not fit each other, before anything global is changed.
         """
-        parts: dict[str, dict[str, Tensor]] = {"splats": {}, "random": {}}
+        groups: dict[str, dict[str, Tensor]] = {"splats": {}, "random": {}}
         for name, tensor in tensors.items():
             group, _, rest = name.partition(".")
-            if group not in parts or not rest:
-                raise ValueError(f"{name}: no tensor that a run has")
-            parts[group][rest] = tensor
-        kind = next((kind for kind in KINDS if set(kind.NAMES) <= set(parts["splats"])), Splats)
-        splats = kind.of(parts["splats"], device)
-        set_generators(parts["random"])
-        names = ("shrunk", "resumed", "wall_seconds", "peak_bytes", "peak_device_bytes")
-        shrunk, resumed, wall, peak, there = map(notes.get, names)
-        well = isinstance(shrunk, list) and isinstance(resumed, list) and isinstance(wall, (int, float))
-        if not well or not all(isinstance(each, dict) and SHRUNK <= set(each) for each in shrunk):
-            raise ValueError("notes: not as they were written")
-        record = Record.of(notes.get("record") or {})
-        return cls(splats, notes["step"], record, parts["random"], shrunk, resumed, wall, peak, there)
+            if group not in groups or not rest:
+                raise ValueError(f"{name}: expected a tensor named splats.<name> or random.<name>")
+            groups[group][rest] = tensor
+        rows_class = next(
+            (kind for kind in ROW_CLASSES if set(kind.PARAM_NAMES) <= set(groups["splats"])), Splats
+        )
+        splats = rows_class.from_state_dict(groups["splats"], device)
+        set_rng_state(groups["random"])
+        values = {name: metadata.get(name, metadata.get(old)) for name, old in OLD_KEYS.items()}
+        reductions, resumed_at = values["oom_reductions"], values["resumed_at"]
+        wall_seconds = metadata.get("wall_seconds")
+        for name, value, expected in (
+            ("oom_reductions", reductions, list),
+            ("resumed_at", resumed_at, list),
+            ("wall_seconds", wall_seconds, (int, float)),
+        ):
+            if not isinstance(value, expected):
+                raise ValueError(f"metadata.{name}: expected {_type_names(expected)}, got {value!r}")
+        for entry in reductions:
+            if not isinstance(entry, dict) or not set(entry) >= REDUCTION_KEYS:
+                keys = ", ".join(sorted(REDUCTION_KEYS))
+                raise ValueError(f"metadata.oom_reductions: expected entries with {keys}, got {entry!r}")
+        return cls(
+            splats=splats,
+            step=metadata["step"],
+            step_log=StepLog.from_state_dict(values["step_log"] or {}),
+            rng_state=groups["random"],
+            oom_reductions=reductions,
+            resumed_at=resumed_at,
+            previous_wall_seconds=wall_seconds,
+            previous_peak_memory=values["peak_memory_bytes"],
+            previous_peak_device_memory=metadata.get("peak_device_bytes"),
+        )
 
-    def restore(self, path: Path) -> None:
-        """Go back to what a checkpoint holds; what has been shrunk since stays so.
+    def roll_back(self, path: Path) -> None:
+        """Return to the state in the checkpoint at `path`; what was reduced since then stays reduced.
 
-        The rows that there are go first: memory is short.
+        The present rows are dropped before the file is read, because memory is short when this is called.
         """
-        shrunk, news, device = self.shrunk, self.news, self.splats.means.device
+        reductions, messages, device = self.oom_reductions, self.messages, self.splats.means.device
         del self.splats
-        vars(self).update(vars(State.of(*read(path), device)) | {"shrunk": shrunk, "news": news})
+        restored = vars(TrainingState.from_checkpoint(*load_checkpoint(path), device))
+        vars(self).update(restored | {"oom_reductions": reductions, "messages": messages})
 
-    def settle(self) -> None:
-        """Put the global random generators where they were."""
-        set_generators(self.random)
+    def restore_rng(self) -> None:
+        """Put the global random generators back to where this state has them."""
+        set_rng_state(self.rng_state)
+
+
+def _type_names(kinds: type | tuple[type, ...]) -> str:
+    return "a list" if kinds is list else "a number"

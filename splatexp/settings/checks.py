@@ -1,4 +1,4 @@
-"""Checks that hold a setting against the values that it may take."""
+"""Checks of single settings."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -7,9 +7,12 @@ STEPS = {"unit": "steps"}
 
 
 def check_choice(name: str, value: str, options: Iterable[str], listed: Iterable[str] = ()) -> None:
-    """Hold a setting against its options; the message lists all of them, or where they are many some.
+    """Check that a setting is one of its options.
 
-    Raises: ValueError that names the nearest option.
+    Args:
+        listed: the options that the message lists; all, if none are given.
+
+    Raises: ValueError that suggests the nearest option.
     """
     options = list(options)
     if value not in options:
@@ -19,7 +22,7 @@ def check_choice(name: str, value: str, options: Iterable[str], listed: Iterable
 
 
 def check_range(name: str, value: float, low: float, high: float = float("inf")) -> None:
-    """Hold a number against [low, high].
+    """Check that a number is in [low, high].
 
     Raises: ValueError, also for NaN.
     """

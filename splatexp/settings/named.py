@@ -1,4 +1,4 @@
-"""Settings by any name: `Ruled(grow=Rule("clone"))` is like an instance of a class with the field `grow`."""
+"""Dataclasses that take further settings of any name, as a strategy takes rules."""
 
 from dataclasses import fields, make_dataclass
 from functools import cache
@@ -7,35 +7,40 @@ from typing import Any, ClassVar
 
 
 class Named:
-    """What a dataclass inherits that takes, beside its fields, any number of settings of the type `others`.
+    """The base of a dataclass that takes, besides its fields, settings of any name and of the class `entry_class`.
 
-    The instance is of a subclass that has them as fields, behind the declared ones and in the order given.
-    A config must say the first field of `others`: by it a new setting is told from a misspelt one.
+    An instance belongs to a subclass that has them as fields, after the declared ones and in the order given:
+    `RuleStrategy(grow=Rule("clone"))` is like an instance of a class with the field `grow`. A config has to set the
+    first field of `entry_class`, by which a new entry is told from a misspelt key.
     """
 
-    others: ClassVar[type]
+    entry_class: ClassVar[type]
 
     def __new__(cls, *values: Any, **settings: Any) -> Any:
-        """An empty instance of the class that has all settings as fields; `__init__` fills it."""
-        further = [name for name, value in settings.items() if isinstance(value, cls.others)]
-        return object.__new__(cls.having(*further))
+        """Return an empty instance of the class that has all settings as fields; `__init__` fills it."""
+        entries = [name for name, value in settings.items() if isinstance(value, cls.entry_class)]
+        return object.__new__(cls.with_entries(*entries))
 
     @classmethod
-    def having(cls, *names: str) -> type:
-        """The class with fields of these names, which are `others` where they are not declared.
+    def with_entries(cls, *names: str) -> type:
+        """Return the class with fields of these names; those that are not declared are of `entry_class`.
 
         Raises: ValueError for a name that cannot be a field.
         """
         declared = {field.name for field in fields(cls)}  # type: ignore[arg-type]
-        further = tuple(name for name in names if name not in declared)
-        return _extended(cls, further) if further else cls
+        entries = tuple(name for name in names if name not in declared)
+        return _extended(cls, entries) if entries else cls
 
 
 @cache
 def _extended(cls: type[Named], names: tuple[str, ...]) -> type:
     for name in names:
         if not name.isidentifier() or iskeyword(name) or name.startswith("_") or hasattr(cls, name):
-            raise ValueError(f"{name}: expected another name, this one cannot be given to a setting")
-    made = make_dataclass(cls.__name__, [(name, cls.others) for name in names], bases=(cls,), kw_only=True)
-    made.__module__, made.__qualname__ = cls.__module__, cls.__qualname__  # what rebuilds it
+            raise ValueError(
+                f"{name}: expected a name that is not taken, not a keyword, and without a leading _"
+            )
+    made = make_dataclass(
+        cls.__name__, [(name, cls.entry_class) for name in names], bases=(cls,), kw_only=True
+    )
+    made.__module__, made.__qualname__ = cls.__module__, cls.__qualname__  # the path from which it is rebuilt
     return made

@@ -1,4 +1,4 @@
-"""Settings as plain values."""
+"""Dataclasses of settings as plain values: for checkpoints, run.json and hashes."""
 
 from __future__ import annotations
 
@@ -8,33 +8,36 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 
-def settings(value: Any) -> Any:
-    """A dataclass of settings as plain values, each nested one with its `_target_`, as in .hydra/config.yaml.
+def to_config(value: Any) -> Any:
+    """Return a dataclass of settings as plain values, each nested one with its `_target_`.
 
-    Numbers that JSON does not know become texts.
+    The result has the shape of .hydra/config.yaml. Numbers that JSON lacks (NaN, infinity) become texts.
     """
     if is_dataclass(value) and not isinstance(value, type):
-        kind = type(value)
-        plain = {"_target_": f"{kind.__module__}.{kind.__qualname__}"}
-        return plain | {f.name: settings(getattr(value, f.name)) for f in fields(value)}
+        cls = type(value)
+        plain = {"_target_": f"{cls.__module__}.{cls.__qualname__}"}
+        return plain | {field.name: to_config(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, dict):
-        return {str(name): settings(part) for name, part in value.items()}
+        return {str(name): to_config(part) for name, part in value.items()}
     if isinstance(value, (list, tuple)):
-        return [settings(part) for part in value]
+        return [to_config(part) for part in value]
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
 
 
-def flat(config: Mapping[str, Any], at: str = "") -> dict[str, Any]:
-    """What `settings` gave, by dotted keys; what has a class has that as its own value."""
-    found: dict[str, Any] = {}
+def flatten_config(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the values of a nested config by dotted keys.
+
+    The name of the class of a nested part stands under the part's own key, as in `{"densify": "RuleStrategy"}`.
+    """
+    flat: dict[str, Any] = {}
     for name, value in config.items():
         if isinstance(value, Mapping):
-            found |= flat(value, f"{at}{name}.")
+            flat |= flatten_config(value, f"{prefix}{name}.")
         elif name != "_target_":
-            found[f"{at}{name}"] = value
-        elif at:
-            package, _, kind = str(value).rpartition(".")
-            found[at[:-1]] = kind if package.startswith("splatexp.") else value
-    return found
+            flat[f"{prefix}{name}"] = value
+        elif prefix:
+            package, _, class_name = str(value).rpartition(".")
+            flat[prefix[:-1]] = class_name if package.startswith("splatexp.") else value
+    return flat

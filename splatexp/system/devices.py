@@ -1,7 +1,7 @@
-"""Tensors to the device that trains, and numbers back from it, without a wait of one for the other.
+"""Copies to and from the device that trains, without making host and device wait for each other.
 
-A device works on its own: it is handed work in order, and the host goes on. The host waits only where it asks
-for a value, so a step asks for as few as it can.
+A device works through its queue while the host continues. The host waits only where it reads a value, so a step
+reads as few values as possible.
 """
 
 import os
@@ -10,23 +10,23 @@ import torch
 from torch import Tensor
 
 
-def sent(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor on a device; from the CPU it is copied in the device's own time, out of pinned memory."""
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor on a device; from the CPU it is copied asynchronously, out of pinned memory."""
     if device.type == "cpu" or tensor.device.type != "cpu":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until a device has done what it was handed; the CPU has."""
+    """Wait until a device has finished its work; on the CPU there is nothing to wait for."""
     if device.type != "cpu":
         torch.get_device_module(device).synchronize(device)
 
 
-def room(device: torch.device) -> tuple[int, int] | None:
-    """Bytes that a device's tensors take, and that they may take besides; None for the CPU.
+def memory_use(device: torch.device) -> tuple[int, int] | None:
+    """Return the bytes that a device's tensors take and those that are available; None for the CPU.
 
-    What the allocator holds unused counts as free.
+    What the allocator holds but does not use counts as available.
     """
     if device.type == "cpu":
         return None
@@ -35,16 +35,17 @@ def room(device: torch.device) -> tuple[int, int] | None:
     return used, module.mem_get_info(device)[0] + module.memory_reserved(device) - used
 
 
-def peak(device: torch.device) -> int | None:
-    """Peak bytes of a device's tensors since `memory.forget_peak`; None for the CPU."""
+def peak_memory(device: torch.device) -> int | None:
+    """Return the peak bytes of a device's tensors since `memory.reset_peak_memory`; None for the CPU."""
     return None if device.type == "cpu" else torch.get_device_module(device).max_memory_allocated(device)
 
 
-def settle(device: torch.device, deterministic: bool = False) -> None:
-    """Have a device reckon in float32 throughout: convolutions take TF32 by default, which costs SSIM digits.
+def configure_device(device: torch.device, deterministic: bool = False) -> None:
+    """Have a device compute in float32 throughout: by default convolutions use TF32, which costs SSIM digits.
 
-    deterministic: cuBLAS gets the workspace without which PyTorch refuses its products; what the environment
-    says of it is left alone.
+    Args:
+        deterministic: set the cuBLAS workspace without which PyTorch refuses matrix products in deterministic
+            mode, unless the environment sets it.
     """
     if device.type == "cuda":
         torch.backends.cudnn.allow_tf32 = False
@@ -52,8 +53,8 @@ def settle(device: torch.device, deterministic: bool = False) -> None:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
-class Readback:
-    """A number [] on its way from a device to the host; called, it is a float, and waits if it has to."""
+class AsyncScalar:
+    """A number [] that is copied from a device to the host; a call waits for it and returns a float."""
 
     def __init__(self, value: Tensor):
         self._host = value.detach().to("cpu", non_blocking=True)

@@ -1,4 +1,4 @@
-"""Random numbers that depend on a key alone, such as (seed, step, what for): a resumed run draws the same."""
+"""Random numbers that depend on a key alone, such as (purpose, seed, step): a resumed run draws the same ones."""
 
 import random
 from collections.abc import Mapping
@@ -10,50 +10,52 @@ from torch import Tensor
 
 
 def generator(*key: int | str) -> torch.Generator:
-    """A CPU generator whose stream follows from the key."""
+    """Return a CPU generator whose stream follows from the key."""
     digest = blake2b(repr(key).encode(), digest_size=7).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "big"))
 
 
 def seed_everything(seed: int) -> None:
-    """Start the global generators of Python, NumPy and torch, on every device, from a seed.
+    """Seed the global generators of Python, NumPy and torch, on every device.
 
-    Nothing here draws from them; a plug-in may.
+    splatexp itself does not draw from them; a plug-in may.
     """
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
 
 
-def generators() -> dict[str, Tensor]:
-    """Where the global generators stand."""
+def get_rng_state() -> dict[str, Tensor]:
+    """Return the state of the global generators as tensors."""
     _, words, spare = random.getstate()
-    kind, keys, place, has_gauss, gauss = np.random.get_state(legacy=True)
+    kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
     assert kind == "MT19937"
     state = {
         "python": torch.tensor(words, dtype=torch.int64),
         "python_spare": torch.tensor([] if spare is None else [spare], dtype=torch.float64),
-        "numpy": torch.from_numpy(np.append(keys, [place, has_gauss]).astype(np.int64)),
+        "numpy": torch.from_numpy(np.append(keys, [position, has_gauss]).astype(np.int64)),
         "numpy_spare": torch.tensor([gauss], dtype=torch.float64),
         "torch": torch.get_rng_state(),
     }
     if torch.cuda.is_initialized():
-        state |= {f"cuda{index}": each for index, each in enumerate(torch.cuda.get_rng_state_all())}
+        state |= {f"cuda{index}": cuda for index, cuda in enumerate(torch.cuda.get_rng_state_all())}
     return state
 
 
-def set_generators(state: Mapping[str, Tensor]) -> None:
-    """Put the global generators where they stood.  Raises: ValueError for what is no state of one."""
+def set_rng_state(state: Mapping[str, Tensor]) -> None:
+    """Set the state of the global generators.  Raises: ValueError for a state that they refuse."""
     try:
         spare = state["python_spare"].tolist()
         random.setstate((3, tuple(state["python"].tolist()), spare[0] if spare else None))
-        *keys, place, has_gauss = state["numpy"].tolist()
+        *keys, position, has_gauss = state["numpy"].tolist()
         gauss = float(state["numpy_spare"])
-        np.random.set_state(("MT19937", np.array(keys, dtype=np.uint32), place, has_gauss, gauss))
+        np.random.set_state(("MT19937", np.array(keys, dtype=np.uint32), position, has_gauss, gauss))
         torch.set_rng_state(state["torch"])
         for index in range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0):
             if f"cuda{index}" in state:
                 torch.cuda.set_rng_state(state[f"cuda{index}"], index)
     except (KeyError, ValueError, TypeError, RuntimeError, OverflowError) as error:
         reason = " ".join(str(error).split())
-        raise ValueError(f"random generators: not as they were saved ({reason})") from error
+        raise ValueError(
+            f"random: expected the states of the random generators, got others ({reason})"
+        ) from error

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+from importlib import import_module
 from io import StringIO
 from pathlib import Path
 
@@ -11,18 +12,23 @@ import torch
 from rich.console import Console
 from support.result_cases import Flat, scene, splats
 
-from splatexp.commands.evaluate import main
+from splatexp.commands import evaluate as module
 from splatexp.data.colmap import Colmap
-from splatexp.evaluation import evaluate as module
-from splatexp.evaluation.evaluate import Evaluate, assess, evaluate, means, measure, read_result
-from splatexp.evaluation.summary import summary
-from splatexp.evaluation.metrics import metric_set, psnr, ssim
+from splatexp.evaluation.evaluate import (
+    EvaluationSettings,
+    compute_result,
+    evaluate,
+    mean_metrics,
+    measure_views,
+    read_result,
+)
+from splatexp.evaluation.metrics import available_metrics, psnr, ssim
+from splatexp.evaluation.summary import print_summary
 from splatexp.io import atomic
 from splatexp.io.ply import save_ply
-from splatexp.settings import arguments
 from splatexp.train.rate import Rate
 
-QUIET = Evaluate(renders=False, turntable=False)
+QUIET = EvaluationSettings(renders=False, turntable=False)
 
 
 def test_result_holds_what_the_protocol_asks_for(tmp_path: Path) -> None:
@@ -43,40 +49,40 @@ def test_result_holds_what_the_protocol_asks_for(tmp_path: Path) -> None:
         assert saved[name] == pytest.approx(sum(values) / 2)
         assert [row[name] for row in saved["per_view"]] == pytest.approx(values)
     assert [row["view"] for row in saved["per_view"]] == ["side/06.png", "side/07.png"]
-    assert [row["truth_sha256"] for row in saved["per_view"]] == [view.sha256 for view in world.test]
+    assert [row["target_sha256"] for row in saved["per_view"]] == [view.sha256 for view in world.test]
     assert saved["num_gaussians"] == 7 and saved["train_seconds"] == 1.5 and saved["wall_seconds"] > 2
     assert saved["peak_memory_bytes"] == 123 and saved["overrides"] == ["steps=3"]
     assert saved["bytes_on_disk"] == {"point_cloud.ply": (tmp_path / "point_cloud.ply").stat().st_size}
     assert saved["protocol"].startswith("splatexp-1.own.x2.") and saved["data"]["path"] == "somewhere"
     about = {"name": "ring", "train_views": 6, "test_views": 2, "data_sha256": world.fingerprint}
     assert saved["scene"] == about
-    assert set(saved["left_out"]) == {"lpips_vgg", "lpips_alex", "lpips_vgg01"} and "lpips_vgg" not in saved
+    assert set(saved["skipped"]) == {"lpips_vgg", "lpips_alex", "lpips_vgg01"} and "lpips_vgg" not in saved
     assert len(saved["code_sha256"]) == 64 and saved["packages"]["torch"] and saved["hardware"]["cores"] >= 1
     assert "git" in saved and "ssim" in saved["definitions"]
 
 
 def test_masks_reach_the_metrics() -> None:
     metrics = {"psnr": psnr}
-    whole, masked = (measure(splats(), Flat(), scene(masked=on), metrics) for on in (False, True))
+    whole, masked = (measure_views(splats(), Flat(), scene(masked=on), metrics) for on in (False, True))
     assert [row["masked"] for row in whole + masked] == [False, False, True, True]
     assert whole[0]["psnr"] != masked[0]["psnr"]
 
 
 def test_a_metric_without_a_value_is_left_out_and_says_why(tmp_path: Path) -> None:
     small = scene(width=10, height=8)  # smaller than the window of SSIM
-    result = assess(splats(), Flat(), small, tmp_path, QUIET)
+    result = compute_result(splats(), Flat(), small, tmp_path, QUIET)
     assert result["ssim"] is None and result["psnr"] > 0
-    assert result["left_out"]["ssim"] == "no value for side/06.png and 1 more views"
-    nan = evaluate(splats(), Flat(float("nan")), scene(), tmp_path, Evaluate(turntable=False))
-    assert nan["psnr"] is None and "psnr" in nan["left_out"]
+    assert result["skipped"]["ssim"] == "no value for side/06.png and 1 more views"
+    nan = evaluate(splats(), Flat(float("nan")), scene(), tmp_path, EvaluationSettings(turntable=False))
+    assert nan["psnr"] is None and "psnr" in nan["skipped"]
     assert read_result(tmp_path)["per_view"][0]["psnr"] is None  # still JSON that anybody reads
-    left_out: dict[str, str] = {}
-    assert means([], {"psnr": psnr}, left_out) == {"psnr": None}
-    assert left_out == {"psnr": "no view is held out"}
+    skipped: dict[str, str] = {}
+    assert mean_metrics([], {"psnr": psnr}, skipped) == {"psnr": None}
+    assert skipped == {"psnr": "no held-out views"}
 
 
 def test_pictures_and_film(tmp_path: Path) -> None:
-    evaluate(splats(), Flat(), scene(), tmp_path, Evaluate(turntable_frames=3))
+    evaluate(splats(), Flat(), scene(), tmp_path, EvaluationSettings(turntable_frames=3))
     names = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file())
     views = ["side_06.png", "side_07.png"]
     folders = [f"renders/plain/{name}" for name in views] + [f"renders/{name}" for name in views]
@@ -100,15 +106,15 @@ def test_full_disk_keeps_the_previous_result(tmp_path: Path, monkeypatch) -> Non
 def test_settings_are_checked() -> None:
     for name in ("turntable_frames", "turntable_fps"):
         with pytest.raises(ValueError, match=f"evaluate.{name}: expected at least 1, got 0"):
-            Evaluate(**{name: 0})
+            EvaluationSettings(**{name: 0})
     with pytest.raises(ValueError, match="evaluate.every"):
-        Evaluate(every=-1)
+        EvaluationSettings(every=-1)
 
 
 def test_summary_names_numbers_reasons_and_places(tmp_path: Path) -> None:
     result = evaluate(splats(), Flat(), scene(), tmp_path, QUIET, train_seconds=3.0, peak_memory_bytes=2**21)
     out = StringIO()
-    summary(result, tmp_path, Console(file=out, width=300))
+    print_summary(result, tmp_path, Console(file=out, width=300))
     text = out.getvalue()
     for words in ("ring: 2 held-out views", f"{result['psnr']:.2f} dB", "3.0 s", "2.0 MiB"):
         assert words in text
@@ -120,7 +126,7 @@ class _Run:
     """What is needed of a run."""
 
     def __init__(self, **settings):
-        self.evaluate, self.raster, self.data = Evaluate(**settings), Flat(), Colmap(path="p")
+        self.evaluate, self.raster, self.data = EvaluationSettings(**settings), Flat(), Colmap(path="p")
         self.rate = Rate()
 
 
@@ -128,20 +134,26 @@ def test_a_second_evaluation_keeps_the_times(tmp_path: Path, monkeypatch) -> Non
     known = {"train_seconds": 9.0, "wall_seconds": 9.5, "overrides": ["seed=1"]}
     evaluate(splats(), Flat(0.2), scene(), tmp_path, QUIET, **known)
     before = read_result(tmp_path)
-    monkeypatch.setattr(arguments, "open_run", lambda folder: (_Run(), scene(), splats()))
+    monkeypatch.setattr(
+        import_module("splatexp.commands.open_run"), "open_run", lambda folder: (_Run(), scene(), splats())
+    )
     words = ["evaluate", f"run={tmp_path}", "turntable=false", "renders=false", "lpips_weights=/nowhere"]
     monkeypatch.setattr("sys.argv", words)
     monkeypatch.setattr("warnings.formatwarning", None)  # restores it: the command sets its own
-    main()
+    module.main()
     after = read_result(tmp_path)
-    for name in module.CARRIED:
+    for name in module.KEPT:
         assert after.get(name) == before.get(name)  # peak_device_bytes: of a device alone
     assert after["psnr"] != before["psnr"]
-    assert after["left_out"]["lpips_alex"].startswith("no weights: /nowhere/alexnet")
-    assert after["trained_with"] == {name: before[name] for name in module.ORIGIN}
-    monkeypatch.setattr(arguments, "open_run", lambda folder: (_Run(), scene(width=35), splats()))
-    with pytest.warns(UserWarning, match="the data are not those it was trained on"):
-        main()
+    assert after["skipped"]["lpips_alex"].startswith("no weights: /nowhere/alexnet")
+    assert after["trained_with"] == {name: before[name] for name in module.TRAINED_WITH}
+    monkeypatch.setattr(
+        import_module("splatexp.commands.open_run"),
+        "open_run",
+        lambda folder: (_Run(), scene(width=35), splats()),
+    )
+    with pytest.warns(UserWarning, match="the data differ from those of the training"):
+        module.main()
     assert read_result(tmp_path)["trained_with"] == after["trained_with"]
 
 
@@ -153,5 +165,5 @@ def test_a_broken_result_file_is_named(tmp_path: Path) -> None:
 
 
 def test_every_metric_is_measured_by_default() -> None:
-    rows = measure(splats(), Flat(), scene(), metric_set()[0])
+    rows = measure_views(splats(), Flat(), scene(), available_metrics()[0])
     assert {"psnr", "psnr_u8", "ssim"} <= set(rows[0])

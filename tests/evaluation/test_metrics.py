@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from splatexp.evaluation import metrics
-from splatexp.evaluation.metrics import metric_set, protocol, psnr, psnr_u8, ssim
+from splatexp.evaluation.metrics import available_metrics, protocol_id, psnr, psnr_u8, ssim
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def _mask(image: torch.Tensor) -> torch.Tensor:
 def test_psnr_by_hand_and_by_torchmetrics(pair) -> None:
     a, b = torch.zeros(1, 4, 4, 3), torch.full((1, 4, 4, 3), 0.1)
     assert psnr(b, a) == pytest.approx(20.0, abs=1e-5)
-    metrics.mend_torchvision()
+    metrics.patch_torchvision_import()
     from torchmetrics.functional.image import peak_signal_noise_ratio
 
     image, target = pair
@@ -97,20 +97,20 @@ def test_masks_select_pixels(pair) -> None:
 
 
 def test_lpips_without_weights_is_left_out_with_the_reason(tmp_path: Path) -> None:
-    found, left_out = metric_set()
+    found, skipped = available_metrics()
     assert list(found) == ["psnr", "psnr_u8", "ssim"]
-    assert list(left_out) == ["lpips_vgg", "lpips_alex", "lpips_vgg01"]
-    assert "vgg16-397923af.pth" in left_out["lpips_vgg"] and "evaluate.lpips_weights" in left_out["lpips_vgg"]
+    assert list(skipped) == ["lpips_vgg", "lpips_alex", "lpips_vgg01"]
+    assert "vgg16-397923af.pth" in skipped["lpips_vgg"] and "evaluate.lpips_weights" in skipped["lpips_vgg"]
     (tmp_path / "vgg16-397923af.pth").write_bytes(b"not these")
-    left_out = metric_set(str(tmp_path))[1]
-    assert "expected a SHA-256 that begins with 397923af" in left_out["lpips_vgg01"]
-    assert "alexnet-owt-7be5be79.pth does not exist" in left_out["lpips_alex"]
+    skipped = available_metrics(str(tmp_path))[1]
+    assert "expected a SHA-256 that begins with 397923af" in skipped["lpips_vgg01"]
+    assert "alexnet-owt-7be5be79.pth does not exist" in skipped["lpips_alex"]
 
 
 @pytest.fixture(scope="module")
 def alex(tmp_path_factory) -> Path:
     """A folder with a backbone of random weights under a name that fits its bytes."""
-    metrics.mend_torchvision()
+    metrics.patch_torchvision_import()
     from torchvision.models import alexnet
 
     folder = tmp_path_factory.mktemp("weights")
@@ -122,8 +122,8 @@ def alex(tmp_path_factory) -> Path:
 
 def test_lpips_is_the_packages_own(alex: Path, monkeypatch) -> None:
     monkeypatch.setitem(metrics.BACKBONES, "alex", alex.name)
-    found, left_out = metric_set(str(alex.parent))
-    assert set(left_out) == {"lpips_vgg", "lpips_vgg01"}
+    found, skipped = available_metrics(str(alex.parent))
+    assert set(skipped) == {"lpips_vgg", "lpips_vgg01"}
     distance = found["lpips_alex"]
     g = torch.Generator().manual_seed(3)
     image, target = torch.rand(2, 70, 81, 3, generator=g), torch.rand(2, 70, 81, 3, generator=g)
@@ -143,12 +143,12 @@ def test_lpips_is_the_packages_own(alex: Path, monkeypatch) -> None:
 
 
 def test_protocol_id_reads_and_follows_the_definitions(monkeypatch) -> None:
-    assert protocol("every8", 2).startswith("splatexp-1.every8.x2.")
-    assert protocol("own", 1, True, "ffffff").startswith("splatexp-1.own.x1.masked.on-ffffff.")
-    assert protocol().startswith("splatexp-1.own.x1.")
-    before = protocol()
+    assert protocol_id("every8", 2).startswith("splatexp-1.every8.x2.")
+    assert protocol_id("own", 1, True, "ffffff").startswith("splatexp-1.own.x1.masked.on-ffffff.")
+    assert protocol_id().startswith("splatexp-1.own.x1.")
+    before = protocol_id()
     monkeypatch.setitem(metrics.DEFINITIONS, "clamp", "none")
-    assert protocol() != before
+    assert protocol_id() != before
 
 
 def test_importing_the_metrics_costs_nothing() -> None:

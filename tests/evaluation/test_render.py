@@ -4,6 +4,7 @@ import math
 import subprocess
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,13 @@ from PIL import Image
 from support.result_cases import Flat, scene, splats
 
 from splatexp.cameras.pinhole import Camera, look_at
-from splatexp.cameras.turntable import turntable, upright
+from splatexp.cameras.turntable import estimate_up, turntable
+from splatexp.commands import render as render_command
 from splatexp.evaluation import render
-from splatexp.evaluation.evaluate import Evaluate
+from splatexp.evaluation.evaluate import EvaluationSettings
 from splatexp.io import figures
 from splatexp.io.figures import colormap, save_comparison, save_png, save_video
-from splatexp.settings.arguments import arguments
+from splatexp.settings.arguments import parse_arguments
 
 ROOT = Path(__file__).parents[2]
 UP = torch.tensor([0.0, 0.0, 1.0])
@@ -78,7 +80,7 @@ def test_turntable_of_parallel_cameras_looks_at_the_points() -> None:
     cameras = [Camera(viewmat[None], torch.eye(3)[None] * 30, 32, 24) for viewmat in viewmats]
     path = turntable(cameras, 10, torch.tensor([[0.0, 0, 9], [0, 0, 10], [0, 0, 11], [0, 0, -4]]))
     assert path.forwards[:, 2].min() > 0.99
-    assert upright(cameras).tolist() == pytest.approx([0, -1, 0])
+    assert estimate_up(cameras).tolist() == pytest.approx([0, -1, 0])
     assert turntable(cameras[:1], 3).viewmats.isfinite().all()
     with pytest.raises(ValueError, match="expected at least one each, got 0 and 3"):
         turntable([], 3)
@@ -86,7 +88,7 @@ def test_turntable_of_parallel_cameras_looks_at_the_points() -> None:
 
 def test_upright_is_found_where_all_cameras_look_down() -> None:
     tilted = _ring(torch.linspace(-1.2, 1.2, 9), height=5.0)
-    assert float(upright(tilted).float() @ UP) > 0.9995  # their mean up leans back by far more
+    assert float(estimate_up(tilted).float() @ UP) > 0.9995  # their mean up leans back by far more
 
 
 def test_colormap_rises_evenly_in_lightness() -> None:
@@ -110,7 +112,7 @@ def test_comparison_shows_truth_render_and_error(tmp_path: Path, width: int) -> 
     middle, left = width + figures.GAP, 2 * (width + figures.GAP)
     assert not sheet[:20, :width].any() and (sheet[:20, middle : middle + width // 2] == 255).all()
     assert (sheet[1, left] == colormap()[-1]).all() and (sheet[1, left + width - 1] == colormap()[0]).all()
-    assert (sheet[0, left : left + width] == figures.PAPER).all()
+    assert (sheet[0, left : left + width] == figures.BACKGROUND).all()
 
 
 def test_png_holds_the_rounded_values(tmp_path: Path) -> None:
@@ -154,7 +156,7 @@ def test_film_of_the_gaussians_through_the_reference(tmp_path: Path) -> None:
 
     model, world = splats(degree=1), scene()
     path = turntable([view.camera for view in world.train], 2, model.means)
-    image = render.draw(model, Reference(), world, path[:1])
+    image = render.render_view(model, Reference(), world, path[:1])
     assert image.shape == (1, 24, 32, 3) and 0 <= image.min() < image.max() <= 1 and not image.requires_grad
     render.save_turntable(tmp_path / "turntable.mp4", model, Reference(), world, frames=2)
     assert (tmp_path / "turntable.mp4").stat().st_size > 500
@@ -162,16 +164,20 @@ def test_film_of_the_gaussians_through_the_reference(tmp_path: Path) -> None:
 
 def test_render_draws_a_finished_run(tmp_path: Path, monkeypatch, capsys) -> None:
     class Run:
-        raster, evaluate = Flat(), Evaluate()
+        raster, evaluate = Flat(), EvaluationSettings()
 
-    monkeypatch.setattr(arguments, "open_run", lambda folder: (Run(), scene(masked=True), splats()))
+    monkeypatch.setattr(
+        import_module("splatexp.commands.open_run"),
+        "open_run",
+        lambda folder: (Run(), scene(masked=True), splats()),
+    )
     monkeypatch.setattr("sys.argv", ["render", f"run={tmp_path}"])
-    render.main()
+    render_command.main()
     assert "2 held-out views" in capsys.readouterr().out
     for folder in ("renders", "renders/plain"):
         assert len(list((tmp_path / folder).glob("*.png"))) == 2
     monkeypatch.setattr("sys.argv", ["render", f"run={tmp_path}", "what=turntable", "frames=2"])
-    render.main()
+    render_command.main()
     assert (tmp_path / "turntable.mp4").is_file()
 
 
@@ -183,15 +189,15 @@ def test_render_draws_a_finished_run(tmp_path: Path, monkeypatch, capsys) -> Non
         (["run=x", "what=view"], "what: expected one of views, turntable, got 'view'; did you mean 'views'?"),
         (["run=x", "frames=many"], "frames: expected a whole number, got 'many'"),
         (["run=x", "frames=0"], "frames: expected at least 1, got 0"),
-        (["run"], "run: expected run=<value>"),
-        ([], "run: expected the folder of a run, say run=<folder>"),
+        (["run"], "run: expected run=<value>, got no value"),
+        ([], "run: expected the folder of a run, got none; set it with run=<folder>"),
         (["run=/no/such/place"], "run: expected the folder of a run, got /no/such/place (no such folder)"),
     ],
 )
 def test_bad_words_are_one_line_and_status_2(words: list[str], says: str, monkeypatch, capsys) -> None:
     monkeypatch.setattr("sys.argv", ["render", *words])
     with pytest.raises(SystemExit) as stopped:
-        render.main()
+        render_command.main()
     assert stopped.value.code == 2
     out, err = capsys.readouterr()
     assert (out, err) == ("", says + "\n")
@@ -199,9 +205,13 @@ def test_bad_words_are_one_line_and_status_2(words: list[str], says: str, monkey
 
 def test_arguments_have_types() -> None:
     known = {"run": str, "on": bool, "frames": int}
-    assert arguments(["run=a=b", "on=True", "frames=3"], known) == {"run": "a=b", "on": True, "frames": 3}
+    assert parse_arguments(["run=a=b", "on=True", "frames=3"], known) == {
+        "run": "a=b",
+        "on": True,
+        "frames": 3,
+    }
     with pytest.raises(ValueError, match="on: expected true or false, got 'maybe'"):
-        arguments(["on=maybe"], known)
+        parse_arguments(["on=maybe"], known)
 
 
 @pytest.mark.parametrize("module", ["render", "evaluate"])

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from support import tiny
 
-from splatexp.provenance import environment
+from splatexp.config.build import build, compose
+from splatexp.provenance import environment, identity
 from splatexp.provenance import git as git_module
 from splatexp.provenance.git import dirty_diff, git_revision
 
@@ -102,7 +103,7 @@ def test_binary_and_large_files_are_only_named(package, monkeypatch):
     assert "Binary files /dev/null and b/blob differ" in patch and "secret" not in patch
     assert "# untracked, not shown: 'large.txt', 1500000 bytes\n" in patch and "lots" not in patch
     assert "'nested/'" in patch and "another checkout" not in patch
-    monkeypatch.setattr(git_module, "SHOWN_TOGETHER", 10)
+    monkeypatch.setattr(git_module, "MAX_TOTAL_BYTES", 10)
     for name in ("a", "b", "c"):
         (root / name).write_text("12345678")
     assert told(package).count("+12345678") == 1
@@ -137,7 +138,7 @@ def test_where_git_fails_it_says_so_and_never_raises(package, monkeypatch):
         (subprocess.TimeoutExpired("git", 10), "it took more than 10 s"),
         (subprocess.CalledProcessError(128, "git", stderr=b"fatal: bad index\nhelp"), "fatal: bad index"),
         (subprocess.CalledProcessError(1, "git", stderr=b"one\ntwo"), "two"),
-        (subprocess.CalledProcessError(9, "git", stderr=b""), "9"),
+        (subprocess.CalledProcessError(9, "git", stderr=b""), "exit status 9"),
         (PermissionError("no"), "no"),
     ):
         errors.append(error)
@@ -152,18 +153,22 @@ def test_slow_git_is_given_up(package, monkeypatch, tmp_path):
     (tmp_path / "git").write_text(f"#!{sys.executable}\nimport time\ntime.sleep(60)\n")
     (tmp_path / "git").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(git_module, "PATIENCE", 0.2)
+    monkeypatch.setattr(git_module, "TIMEOUT_SECONDS", 0.2)
     assert told(package) == "# git failed: it took more than 0.2 s\n"
 
 
 def test_one_experiment_has_one_id():
-    first = environment.run_id(CONFIG, "data", "protocol")
+    first = identity.run_id(CONFIG, "data", "protocol")
     assert len(first) == 16 and int(first, 16) >= 0
-    assert environment.run_id(dict(reversed(CONFIG.items())), "data", "protocol") == first
-    for name in environment.UNHEARD:
-        assert environment.run_id(CONFIG | {name: {"anything": 1}}, "data", "protocol") == first, name
+    assert identity.run_id(dict(reversed(CONFIG.items())), "data", "protocol") == first
     elsewhere = CONFIG["data"] | {"path": "/there/fox", "cache": False}
-    assert environment.run_id(CONFIG | {"data": elsewhere}, "data", "protocol") == first
+    assert identity.run_id(CONFIG | {"data": elsewhere}, "data", "protocol") == first
+
+
+def test_settings_around_the_recipe_do_not_count():
+    around = ["threads=3", "log_every=7", "checkpoint.every=9", "evaluate.turntable=false", "objective=ssim"]
+    around += ["force=true", "memory.reserve_mb=0", "tracker=[]", "viewer.port=9000", "job_cache=''"]
+    assert build(compose(around)).config() == build(compose([])).config()
 
 
 def test_another_experiment_has_another_id(monkeypatch):
@@ -176,10 +181,10 @@ def test_another_experiment_has_another_id(monkeypatch):
         CONFIG | {"raster": raster | {"_target_": "splatexp.raster.Reference"}},
         CONFIG | {"regularizer": {"opacity": {"weight": 0.1}}},
     ]
-    ids = [environment.run_id(config, "data", "protocol") for config in [CONFIG, *others]]
-    ids += [environment.run_id(CONFIG, "other", "protocol"), environment.run_id(CONFIG, "data", "other")]
-    monkeypatch.setattr(environment, "code_hash", lambda: "other code")
-    ids.append(environment.run_id(CONFIG, "data", "protocol"))
+    ids = [identity.run_id(config, "data", "protocol") for config in [CONFIG, *others]]
+    ids += [identity.run_id(CONFIG, "other", "protocol"), identity.run_id(CONFIG, "data", "other")]
+    monkeypatch.setattr(identity, "code_hash", lambda: "other code")
+    ids.append(identity.run_id(CONFIG, "data", "protocol"))
     assert len(set(ids)) == len(ids)
 
 
@@ -189,14 +194,14 @@ def test_what_comes_from_files_outside_counts_by_its_bytes(tmp_path, monkeypatch
     for place, text in (("a", "1"), ("b", "1"), ("b", "2")):
         (tmp_path / place).write_text(text)
         config = CONFIG | {"model": {"init": "ply", "init_path": str(tmp_path / place)}}
-        ids.add(environment.run_id(config, "data", "protocol"))
+        ids.add(identity.run_id(config, "data", "protocol"))
     assert len(ids) == 2
     (tmp_path / "outsider_of_mine.py").write_text("raise RuntimeError('only its bytes are read')")
     config = CONFIG | {"parts": [{"_target_": "outsider_of_mine.Patient"}]}
-    one = environment.run_id(config, "data", "protocol")
+    one = identity.run_id(config, "data", "protocol")
     (tmp_path / "outsider_of_mine.py").write_text("class Patient: ...")
-    assert one != environment.run_id(config, "data", "protocol")
-    assert environment.run_id(CONFIG | {"part": {"_target_": "no.such.Thing"}}, "data", "protocol") != one
+    assert one != identity.run_id(config, "data", "protocol")
+    assert identity.run_id(CONFIG | {"part": {"_target_": "no.such.Thing"}}, "data", "protocol") != one
 
 
 def test_data_are_hashed_whole_and_view_by_view():

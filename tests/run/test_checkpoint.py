@@ -10,20 +10,27 @@ import torch
 from safetensors.torch import save_file
 
 from splatexp.run import checkpoint
-from splatexp.run.checkpoint import Broken, Checkpoint, found, newest, read, write
+from splatexp.run.checkpoint import (
+    CheckpointError,
+    CheckpointSettings,
+    list_checkpoints,
+    load_checkpoint,
+    load_latest_checkpoint,
+    save_checkpoint,
+)
 
 TENSORS = {"means": torch.arange(12.0).reshape(4, 3), "uid": torch.arange(4), "none": torch.zeros(0, 3)}
 NOTES = {"record": {"seconds": 1.25}, "config": {"steps": 9}}
 
 
 def saved(folder, step=7, keep=2, tensors=TENSORS, notes=NOTES):
-    return write(folder, step, tensors, notes, keep)
+    return save_checkpoint(folder, step, tensors, notes, keep)
 
 
 def test_what_is_written_is_read_back(tmp_path):
     path = saved(tmp_path)
     assert path.name == "step_00000007.safetensors" and os.listdir(tmp_path) == [path.name]
-    tensors, notes = read(path)
+    tensors, notes = load_checkpoint(path)
     assert notes == {**NOTES, "step": 7} and set(tensors) == set(TENSORS)
     assert all(torch.equal(tensors[name], TENSORS[name]) for name in TENSORS)
     assert all(tensors[name].dtype == TENSORS[name].dtype for name in TENSORS)
@@ -33,9 +40,9 @@ def test_the_last_few_are_kept(tmp_path):
     for step in (5, 10, 15, 20):
         saved(tmp_path, step)
     (tmp_path / "step_best.safetensors").write_text("somebody's own")
-    assert [step for step, _ in found(tmp_path)] == [20, 15]
+    assert [step for step, _ in list_checkpoints(tmp_path)] == [20, 15]
     saved(tmp_path, 100_000_000, keep=1)
-    assert [step for step, _ in found(tmp_path)] == [100_000_000]
+    assert [step for step, _ in list_checkpoints(tmp_path)] == [100_000_000]
     assert (tmp_path / "step_best.safetensors").exists()
 
 
@@ -44,10 +51,10 @@ def test_a_torn_one_is_set_aside_and_the_one_before_it_taken(tmp_path):
     torn.write_bytes(torn.read_bytes()[:-3])
     (tmp_path / ".step_00000015.123-0.safetensors").write_bytes(b"half")  # of a process that was killed
     with pytest.warns(UserWarning, match=r"step_00000010.* skipped, and kept as step_00000010.broken"):
-        found_one = newest(tmp_path)
+        found_one = load_latest_checkpoint(tmp_path)
         assert found_one is not None and found_one[0] == good
     assert sorted(os.listdir(tmp_path)) == [good.name, "step_00000010.broken"]
-    assert newest(tmp_path / "nowhere") is None
+    assert load_latest_checkpoint(tmp_path / "nowhere") is None
 
 
 def damaged(kind, path):
@@ -81,8 +88,8 @@ KINDS += ["a bit of the header's length", "more behind it"]
 def test_damage_is_seen(kind, tmp_path):
     path = saved(tmp_path)
     path.write_bytes(damaged(kind, path))
-    with pytest.raises(Broken, match=path.name) as error:
-        read(path)
+    with pytest.raises(CheckpointError, match=path.name) as error:
+        load_checkpoint(path)
     assert "\n" not in str(error.value)
 
 
@@ -103,25 +110,25 @@ def test_a_pickle_is_not_executed(tmp_path):
             torch.save({"means": Mine(trap)}, path)
         else:
             path.write_bytes(data)
-        with pytest.raises(Broken):
-            read(path)
+        with pytest.raises(CheckpointError):
+            load_checkpoint(path)
         assert not trap.exists()
 
 
 def test_foreign_files_are_refused(tmp_path):
     path = tmp_path / "step_00000007.safetensors"
     save_file(TENSORS, path)
-    with pytest.raises(Broken, match="no checkpoint of this format"):
-        read(path)
+    with pytest.raises(CheckpointError, match="no checkpoint of this format"):
+        load_checkpoint(path)
     path.write_bytes(b"ply\nformat ascii 1.0\n" * 9)
-    with pytest.raises(Broken, match="not a readable checkpoint"):
-        read(path)
+    with pytest.raises(CheckpointError, match="not a readable checkpoint"):
+        load_checkpoint(path)
     with pytest.raises(OSError):
-        read(tmp_path / "missing.safetensors")
+        load_checkpoint(tmp_path / "missing.safetensors")
     path.unlink()
     path.mkdir()
     with pytest.raises(OSError):
-        read(path)
+        load_checkpoint(path)
 
 
 @pytest.mark.parametrize(
@@ -131,8 +138,8 @@ def test_notes_that_make_no_sense_are_refused(notes, tmp_path):
     path = tmp_path / "step_00000007.safetensors"
     digest = checkpoint._digest(TENSORS, notes)
     save_file(TENSORS, path, {"format": checkpoint.FORMAT, "notes": notes, "sha256": digest})
-    with pytest.raises(Broken, match="notes"):
-        read(path)
+    with pytest.raises(CheckpointError, match="notes"):
+        load_checkpoint(path)
 
 
 def test_a_full_disk_keeps_what_was_there(tmp_path, monkeypatch):
@@ -152,9 +159,9 @@ def test_a_full_disk_keeps_what_was_there(tmp_path, monkeypatch):
 
 def test_settings_are_held_against_their_range():
     with pytest.raises(ValueError, match="checkpoint.keep"):
-        Checkpoint(keep=0)
+        CheckpointSettings(keep=0)
     with pytest.raises(ValueError, match="checkpoint.every"):
-        Checkpoint(every=-1)
+        CheckpointSettings(every=-1)
 
 
 def mutated(data: bytes, others: list[bytes], dice: random.Random) -> bytes:
@@ -205,8 +212,8 @@ def test_no_mutation_is_taken_for_a_checkpoint(tmp_path):
         data = mutated(whole[1], whole, dice)
         place.write_bytes(data)
         try:
-            tensors, notes = read(place)
-        except Broken as error:
+            tensors, notes = load_checkpoint(place)
+        except CheckpointError as error:
             assert "\n" not in str(error)
             refused += 1
         else:  # such as a header that says the same in other words

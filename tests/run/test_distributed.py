@@ -14,15 +14,15 @@ from support.distributed_case import CAP, EVERY, PARTS, STEPS
 from support.distributed_case import rows as begun
 from support.training import fit
 
-from splatexp.config.build import build, compose, loader
-from splatexp.config.schema import Refused
-from splatexp.densify import Fixed
+from splatexp.config.build import build, compose, make_loader
+from splatexp.config.schema import ConfigError
+from splatexp.densify import NoDensification
 from splatexp.raster.backends import Reference
 from splatexp.raster.gsplat import Gsplat
 from splatexp.run import distributed
 from splatexp.system import process_group
 
-composer = cache(loader)
+composer = cache(make_loader)
 CASE = Path(__file__).parents[1] / "support" / "distributed_case.py"
 
 
@@ -50,7 +50,7 @@ def both(folder, case):
 def test_two_processes_train_as_one_with_two_views(tmp_path):
     (lead, other), rows = both(tmp_path, "plain")
     one = begun()
-    fit(one, tiny.scene(), raster=Reference(), densify=Fixed(), batch=2, steps=STEPS, **PARTS)
+    fit(one, tiny.scene(), raster=Reference(), densify=NoDensification(), batch=2, steps=STEPS, **PARTS)
     order = rows["uid"].argsort()
     assert torch.equal(rows["uid"][order], one.uid) and torch.equal(
         rows["means"], torch.load(tmp_path / "5.pt")["means"]
@@ -106,7 +106,7 @@ def test_a_whole_run_leaves_one_folder(tmp_path):
 )
 def test_without_torchrun_or_gpus_it_is_refused(environment, line):
     with pytest.raises(ValueError, match=f"raster.distributed: expected .*({line})") as caught:
-        process_group.start(environment)
+        process_group.init_process_group(environment)
     assert "\n" not in str(caught.value)
 
 
@@ -118,33 +118,36 @@ def test_without_torchrun_or_gpus_it_is_refused(environment, line):
         "densify.grow.score=absgrad",
         "batch=2",
         "oom=shrink",
-        "viewer.on=true",
+        "viewer.enabled=true",
     ]
-    + ["evaluate.every=5", "evaluate.pictures=5", "densify=error_tag", "raster.per_tile_max=3"],
+    + ["evaluate.every=5", "evaluate.train_images_every=5", "densify=error_tag", "raster.per_tile_max=3"],
 )
 def test_what_is_not_shared_is_refused(words):
     run = ["raster=gsplat", "raster.distributed=true", "densify=adc"]
     if words.startswith("densify="):
         run.pop()
-    with pytest.raises(Refused, match=r"distributed=true|raster=gsplat") as caught:
-        build(composer().job("config", [*run, words]))
+    with pytest.raises(ConfigError, match=r"distributed=true|raster=gsplat") as caught:
+        build(composer().compose_job("config", [*run, words]))
     assert "\n" not in str(caught.value)
 
 
 def test_alone_it_is_an_ordinary_rasterizer():
-    assert Gsplat(distributed=True, near=0.3).alone() == Gsplat(near=0.3) and process_group.leads()
-    assert Reference().alone() == Reference() and not Reference().distributed
-    assert not Gsplat(distributed=True).offers and Gsplat().offers
+    assert (
+        Gsplat(distributed=True, near=0.3).single_process() == Gsplat(near=0.3)
+        and process_group.is_main_process()
+    )
+    assert Reference().single_process() == Reference() and not Reference().distributed
+    assert not Gsplat(distributed=True).attribution_fields and Gsplat().attribution_fields
 
 
 def test_a_process_that_does_not_lead_has_a_folder_for_a_while(monkeypatch):
     run = build(compose(["raster=gsplat", "raster.distributed=true", "densify=adc"]))
-    with distributed.aside(run) as words:
+    with distributed.worker_folder(run) as words:
         assert words == []
     monkeypatch.setenv("RANK", "1")
-    with distributed.aside(run) as (word,):
+    with distributed.worker_folder(run) as (word,):
         folder = Path(word.partition("=")[2].strip("'"))
         assert word.startswith("hydra.run.dir=") and folder.is_dir()
     assert not folder.exists()
-    with distributed.aside(build(compose(["raster=cpu"]))) as words:
+    with distributed.worker_folder(build(compose(["raster=cpu"]))) as words:
         assert words == []

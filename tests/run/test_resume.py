@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from splatexp.config.build import build, compose
 from splatexp.losses.photometric import Loss
 from splatexp.run import checkpoint
-from splatexp.run.checkpoint import found, read
+from splatexp.run.checkpoint import list_checkpoints, load_checkpoint
 
 SMALL = ["data.size=96", "data.train_views=7", "data.test_views=2", "data.points=400", "data.samples=1"]
 SMALL += ["data.cache=false", "evaluate.turntable=false", "evaluate.renders=false", "tracker=[csv]"]
@@ -61,7 +61,9 @@ def rows_of(folder):
 
 def same(one, other) -> None:
     """Two finished runs agree in every bit but for times."""
-    (tensors, notes), (tensors2, notes2) = (read(found(Path(f, "checkpoints"))[0][1]) for f in (one, other))
+    (tensors, notes), (tensors2, notes2) = (
+        load_checkpoint(list_checkpoints(Path(f, "checkpoints"))[0][1]) for f in (one, other)
+    )
     assert set(tensors) == set(tensors2) and len(tensors) > 25
     for name, tensor in tensors.items():
         assert torch.equal(tensor, tensors2[name]), name
@@ -90,7 +92,7 @@ def test_killed_and_resumed_is_uninterrupted_with_any_number_of_threads(words, t
         if not (folder / "checkpoints" / "step_00000400.safetensors").exists():
             said = finish(start(folder, *words, f"threads={threads}", "resume=auto"))
             assert "resumed at step 200 of 400" in said
-            assert json.loads((folder / "metrics.json").read_text())["run"]["resumed"] == [200]
+            assert json.loads((folder / "metrics.json").read_text())["run"]["resumed_at"] == [200]
             same(tmp_path / "whole", folder)
         else:
             pytest.fail("it was killed too late")
@@ -104,9 +106,9 @@ def test_a_signal_finishes_the_step_saves_and_says_so(number, tmp_path):
     process.send_signal(number)
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 128 + number, said
-    step = found(tmp_path / "run" / "checkpoints")[0][0]
+    step = list_checkpoints(tmp_path / "run" / "checkpoints")[0][0]
     assert f"stopped by {number.name} after step {step}" in said and "resume=auto" in said
-    assert json.loads((tmp_path / "run" / "run.json").read_text())["parts"][0]["exit"] == 128 + number
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["sessions"][0]["exit_code"] == 128 + number
     assert not (tmp_path / "run" / "metrics.json").exists()
 
 
@@ -137,7 +139,7 @@ def half(folder, *words):
         pass
     finally:
         Loss.__call__ = before
-    assert [step for step, _ in found(folder / "checkpoints")] == [6, 3]
+    assert [step for step, _ in list_checkpoints(folder / "checkpoints")] == [6, 3]
 
 
 def test_without_resume_a_run_that_was_begun_is_not_overwritten(tmp_path, capsys):
@@ -149,11 +151,13 @@ def test_without_resume_a_run_that_was_begun_is_not_overwritten(tmp_path, capsys
 def test_resume_says_what_it_did(tmp_path, capsys):
     half(tmp_path)
     state = made("steps=12", "resume=auto").prepare(tmp_path)[1]
-    assert state.step == 6 and len(state.news) == 1 and "resumed at step 6 of 12 from" in state.news[0]
-    assert made("steps=12", "resume=auto").prepare(tmp_path / "new")[1].news == [
+    assert (
+        state.step == 6 and len(state.messages) == 1 and "resumed at step 6 of 12 from" in state.messages[0]
+    )
+    assert made("steps=12", "resume=auto").prepare(tmp_path / "new")[1].messages == [
         f"nothing to resume in {tmp_path / 'new'}: begun anew"
     ]
-    torn = found(tmp_path / "checkpoints")[0][1]
+    torn = list_checkpoints(tmp_path / "checkpoints")[0][1]
     torn.write_bytes(torn.read_bytes()[:1000])
     with pytest.warns(UserWarning, match="step_00000006.* skipped"):
         state = made("steps=12", "resume=auto").prepare(tmp_path)[1]
@@ -162,20 +166,26 @@ def test_resume_says_what_it_did(tmp_path, capsys):
 
 def test_changed_settings_are_told_one_by_one(tmp_path, capsys):
     half(tmp_path)
-    changes = ["schedule.sh_every=5", "optimizer.means=0.001", "regularizer=[]", "log_every=3", "seed=5"]
+    changes = [
+        "schedule.sh_degree_interval=5",
+        "optimizer.means=0.001",
+        "regularizer=[]",
+        "log_every=3",
+        "seed=5",
+    ]
     state = made("steps=14", "resume=auto", *changes).prepare(tmp_path)[1]
-    told = {line.partition(":")[0]: line.partition(": ")[2] for line in state.news[1:]}
+    told = {line.partition(":")[0]: line.partition(": ")[2] for line in state.messages[1:]}
     assert told["optimizer.means"] == "0.00064 -> 0.001" and told["seed"] == "0 -> 5"
     assert told["regularizer.opacity"] == "Opacity -> none" and told["steps"] == "12 -> 14"
-    assert told["schedule.sh_every"].endswith("-> 5")
+    assert told["schedule.sh_degree_interval"].endswith("-> 5")
     assert not any(name.startswith(("log_every", "resume", "checkpoint")) for name in told)
 
 
 def test_another_folder_begins_a_branch(tmp_path, capsys):
     half(tmp_path / "a")
     result = made("steps=12", f"resume={tmp_path / 'a'}", "optimizer.means=0.001")(tmp_path / "b")
-    assert result["run"]["resumed"] == [6] and (tmp_path / "b" / "metrics.csv").exists()
-    one = found(tmp_path / "a" / "checkpoints")[1][1]
+    assert result["run"]["resumed_at"] == [6] and (tmp_path / "b" / "metrics.csv").exists()
+    one = list_checkpoints(tmp_path / "a" / "checkpoints")[1][1]
     assert made("steps=12", f"resume={one}").prepare(tmp_path / "c")[1].step == 3
     with pytest.raises(ValueError, match="has checkpoints of its own up to step 6"):
         made("steps=12", f"resume={one}").prepare(tmp_path / "a")
@@ -184,7 +194,7 @@ def test_another_folder_begins_a_branch(tmp_path, capsys):
 
 
 def test_more_bands_begin_at_zero_and_fewer_must_be_asked_for(tmp_path, capsys):
-    half(tmp_path, "model.sh_degree=2", "schedule.sh_every=1")
+    half(tmp_path, "model.sh_degree=2", "schedule.sh_degree_interval=1")
     state = made("steps=12", "resume=auto", "model.sh_degree=3").prepare(tmp_path)[1]
     assert (
         state.splats.shN.shape[1] == 15
@@ -192,12 +202,12 @@ def test_more_bands_begin_at_zero_and_fewer_must_be_asked_for(tmp_path, capsys):
         and state.splats.shN[:, :8].any()
     )
     assert state.splats.exp_avg_sq["shN"].shape[1] == 15 and not state.splats.exp_avg_sq["shN"][:, 8:].any()
-    assert "SH degree 2 -> 3: the new bands begin at 0" in state.news
-    with pytest.raises(ValueError, match="model.sh_degree: expected at least 2.*checkpoint.cut_sh=true"):
+    assert "SH degree 2 -> 3: the new bands begin at 0" in state.messages
+    with pytest.raises(ValueError, match="model.sh_degree: expected at least 2.*checkpoint.truncate_sh=true"):
         made("steps=12", "resume=auto", "model.sh_degree=1").prepare(tmp_path)
-    run = made("steps=12", "resume=auto", "model.sh_degree=1", "checkpoint.cut_sh=true")
+    run = made("steps=12", "resume=auto", "model.sh_degree=1", "checkpoint.truncate_sh=true")
     scene, state = run.prepare(tmp_path)
-    assert state.splats.shN.shape[1] == 3 and "SH degree 2 -> 1: bands above it are dropped" in state.news
+    assert state.splats.shN.shape[1] == 3 and "SH degree 2 -> 1: bands above it are dropped" in state.messages
     assert run.fit(scene, state, tmp_path)["num_gaussians"] > 0
 
 
@@ -218,12 +228,12 @@ def test_what_does_not_fit_is_refused(words, text, tmp_path, capsys):
 def test_other_data_are_told(tmp_path, capsys):
     half(tmp_path)
     state = made("steps=12", "resume=auto", "data.noise=0.02").prepare(tmp_path)[1]
-    assert "the data are not those that it was trained on so far" in state.news
+    assert "the data are not those that it was trained on so far" in state.messages
 
 
 def tampered(path, change) -> None:
     """Write a checkpoint anew, its contents changed and its digest right."""
-    tensors, notes = read(path)
+    tensors, notes = load_checkpoint(path)
     tensors, notes = {name: tensor.clone() for name, tensor in tensors.items()}, dict(notes)
     change(tensors, notes)
     text = json.dumps(notes)
@@ -259,7 +269,7 @@ CHANGES = {
 @pytest.mark.parametrize("change", CHANGES)
 def test_contents_that_do_not_fit_are_refused_in_a_line(change, tmp_path, capsys):
     half(tmp_path)
-    tampered(found(tmp_path / "checkpoints")[0][1], CHANGES[change])
+    tampered(list_checkpoints(tmp_path / "checkpoints")[0][1], CHANGES[change])
     with pytest.raises(ValueError) as error:
         made("steps=12", "resume=auto").prepare(tmp_path)
     assert "\n" not in str(error.value) and "step_00000006" in str(error.value)
@@ -286,11 +296,11 @@ def test_global_generators_go_on_where_they_stood(tmp_path, capsys, monkeypatch)
 
 def test_a_finished_run_can_be_made_longer(tmp_path, capsys):
     made("steps=6", "checkpoint.every=4")(tmp_path)
-    assert found(tmp_path / "checkpoints")[0][0] == 6
+    assert list_checkpoints(tmp_path / "checkpoints")[0][0] == 6
     result = made("steps=9", "resume=auto")(tmp_path)
-    assert result["run"]["resumed"] == [6] and [row["step"] for row in rows_of(tmp_path)] == ["5", "8"]
-    parts = json.loads((tmp_path / "run.json").read_text())["parts"]
-    assert [part["start"] for part in parts] == [0, 6] and parts[1]["exit"] == 0
+    assert result["run"]["resumed_at"] == [6] and [row["step"] for row in rows_of(tmp_path)] == ["5", "8"]
+    parts = json.loads((tmp_path / "run.json").read_text())["sessions"]
+    assert [part["start_step"] for part in parts] == [0, 6] and parts[1]["exit_code"] == 0
     again = made("steps=9", "resume=auto")(tmp_path)  # nothing left to train: it is measured again
     assert again["per_view"] == result["per_view"]
 

@@ -38,7 +38,7 @@ def test_every_preset_runs_for_twenty_steps(preset, tmp_path, capsys):
     assert metrics["psnr"] > 5 and metrics["ssim"] > 0 and metrics["num_gaussians"] > 0
     rows = rows_of(tmp_path)
     assert [row["step"] for row in rows] == ["4", "9", "14", "19"]
-    assert float(rows[-1]["test_psnr"]) == pytest.approx(metrics["psnr"])
+    assert float(rows[-1]["eval/psnr"]) == pytest.approx(metrics["psnr"])
     assert all(torch.tensor(float(row["loss"])).isfinite() for row in rows)
 
 
@@ -53,7 +53,7 @@ def test_a_run_leaves_what_others_rely_on(tmp_path, capsys):
     assert (tmp_path / "point_cloud.ply").stat().st_size > 1000 and (tmp_path / "point_cloud.splat").is_file()
     assert len(list((tmp_path / "renders").glob("*.png"))) == 2
     rows = {row["step"]: row for row in rows_of(tmp_path)}
-    assert set(rows) == {"1", "3", "5"} and float(rows["1"]["test_psnr"]) > 0
+    assert set(rows) == {"1", "3", "5"} and float(rows["1"]["eval/psnr"]) > 0
     assert float(rows["5"]["loss_opacity"]) > 0 and float(rows["5"]["loss_scale"]) > 0
 
 

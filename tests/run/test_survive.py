@@ -14,9 +14,9 @@ import torch
 from splatexp.config.build import build, compose
 from splatexp.gaussians.splats import Splats
 from splatexp.losses.photometric import Loss
-from splatexp.run.checkpoint import found, read
+from splatexp.run.checkpoint import list_checkpoints, load_checkpoint
 from splatexp.system import memory
-from splatexp.system.signals import Signals, Stopped
+from splatexp.system.signals import StoppedBySignal, StopSignals
 
 SMALL = ["data.size=48", "data.train_views=5", "data.test_views=2", "data.points=150", "data.samples=1"]
 SMALL += [
@@ -46,7 +46,7 @@ def failing(monkeypatch, cls, name, at, error):
 
 
 def tensors_of(folder):
-    return read(found(folder / "checkpoints")[0][1])[0]
+    return load_checkpoint(list_checkpoints(folder / "checkpoints")[0][1])[0]
 
 
 def equal(one, other):
@@ -57,7 +57,7 @@ def equal(one, other):
 
 @pytest.mark.parametrize("where", ["drawing", "backward", "between"])
 def test_out_of_memory_saves_advises_and_can_be_resumed(where, tmp_path, monkeypatch, capsys):
-    words = ["steps=12", "checkpoint.every=100", "optimizer.sh_every=1"]
+    words = ["steps=12", "checkpoint.every=100", "optimizer.shN_update_every=1"]
     made(*words, "checkpoint.every=12")(tmp_path / "whole")
     with monkeypatch.context() as patch:
         error = MemoryError("std::bad_alloc")
@@ -67,7 +67,7 @@ def test_out_of_memory_saves_advises_and_can_be_resumed(where, tmp_path, monkeyp
             failing(patch, torch.Tensor, "backward", [8], error)
         else:  # the watch, asked before every look
             looks = iter([*[None] * 6, 5 << 20])
-            patch.setattr(memory.Watch, "__call__", lambda self, want: next(looks))
+            patch.setattr(memory.MemoryWatch, "__call__", lambda self, want: next(looks))
         with pytest.raises(MemoryError) as told:
             made(*words)(tmp_path / "run")
     said = str(told.value)
@@ -76,7 +76,7 @@ def test_out_of_memory_saves_advises_and_can_be_resumed(where, tmp_path, monkeyp
     )
     assert f"out of memory at step 7 ({reason})" in said and "\n" not in said
     assert "resume=auto goes on from" in said and "densify.max_gaussians=" in said and "oom=shrink" in said
-    assert found(tmp_path / "run" / "checkpoints")[0][0] == 7
+    assert list_checkpoints(tmp_path / "run" / "checkpoints")[0][0] == 7
     made(*words, "resume=auto", "checkpoint.every=12")(tmp_path / "run")
     equal(tensors_of(tmp_path / "whole"), tensors_of(tmp_path / "run"))
 
@@ -103,18 +103,21 @@ def test_shrink_goes_on_with_less_and_the_record_says_so(tmp_path, monkeypatch, 
     failing(monkeypatch, Loss, "__call__", [4, 9], MemoryError("std::bad_alloc"))
     with pytest.warns(UserWarning, match="out of memory at step .*; goes on with") as told:
         result = made("steps=12", "oom=shrink", "data.size=160", "data.points=3000", "log_every=1")(tmp_path)
-    assert len(told) == 2 and len(result["run"]["shrunk"]) == 2
-    first = result["run"]["shrunk"][0]
-    assert first["step"] == 3 and first["setting"] in ("densify.max_gaussians", "schedule.least_factor")
+    assert len(told) == 2 and len(result["run"]["oom_reductions"]) == 2
+    first = result["run"]["oom_reductions"][0]
+    assert first["step"] == 3 and first["setting"] in ("densify.max_gaussians", "schedule.min_downscale")
     rows = (tmp_path / "metrics.csv").read_text().splitlines()
     names = rows[0].split(",")
     last = dict(zip(names, rows[-1].split(","), strict=True))
-    for each in result["run"]["shrunk"]:
-        if each["setting"] == "schedule.least_factor":
+    for each in result["run"]["oom_reductions"]:
+        if each["setting"] == "schedule.min_downscale":
             assert int(last["factor"]) >= each["to"]
         else:
             assert int(last["num_gaussians"]) <= each["to"] < 3000
-    assert json.loads((tmp_path / "metrics.json").read_text())["run"]["shrunk"] == result["run"]["shrunk"]
+    assert (
+        json.loads((tmp_path / "metrics.json").read_text())["run"]["oom_reductions"]
+        == result["run"]["oom_reductions"]
+    )
 
 
 def test_shrink_goes_back_to_the_last_checkpoint_when_a_step_was_half_done(tmp_path, monkeypatch, capsys):
@@ -129,7 +132,7 @@ def test_shrink_goes_back_to_the_last_checkpoint_when_a_step_was_half_done(tmp_p
     ]
     with pytest.warns(UserWarning, match="back to step 6; goes on with"):
         result = made(*words, "oom=shrink")(tmp_path)
-    assert result["num_gaussians"] > 0 and len(result["run"]["shrunk"]) == 1
+    assert result["num_gaussians"] > 0 and len(result["run"]["oom_reductions"]) == 1
 
 
 def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_checkpoint(tmp_path, monkeypatch, capsys):
@@ -144,7 +147,7 @@ def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_checkpoint(tmp_p
     monkeypatch.setattr(Loss, "__call__", sick)
     with pytest.raises(FloatingPointError, match=r"step 7: the loss is not finite \(.*l1=0\..*bad=nan"):
         made("steps=12", "checkpoint.every=3")(tmp_path)
-    assert [step for step, _ in found(tmp_path / "checkpoints")] == [6, 3]
+    assert [step for step, _ in list_checkpoints(tmp_path / "checkpoints")] == [6, 3]
 
 
 def test_parameters_that_are_not_finite_are_not_saved(tmp_path, monkeypatch, capsys):
@@ -161,7 +164,7 @@ def test_parameters_that_are_not_finite_are_not_saved(tmp_path, monkeypatch, cap
     monkeypatch.setattr(Adam, "step", sick)
     with pytest.raises(FloatingPointError, match="not finite.*2 rows of means, 1 rows of sh0"):
         made("steps=12", "checkpoint.every=3")(tmp_path)
-    assert [step for step, _ in found(tmp_path / "checkpoints")] == [3]
+    assert [step for step, _ in list_checkpoints(tmp_path / "checkpoints")] == [3]
 
 
 def test_a_full_disk_loses_nothing_and_the_run_goes_on(tmp_path, monkeypatch, capsys):
@@ -178,20 +181,20 @@ def test_a_full_disk_loses_nothing_and_the_run_goes_on(tmp_path, monkeypatch, ca
     monkeypatch.setattr(splatexp.run.checkpoint, "replaced", full)
     with pytest.warns(UserWarning, match="no checkpoint at step (9|12): No space left") as told:
         made("steps=15", "checkpoint.every=3")(tmp_path)
-    assert len(told) == 2 and [step for step, _ in found(tmp_path / "checkpoints")] == [15, 6]
+    assert len(told) == 2 and [step for step, _ in list_checkpoints(tmp_path / "checkpoints")] == [15, 6]
 
 
 def test_the_second_signal_is_not_waited_for():
-    with Signals() as signals:
-        signals.patient = True
+    with StopSignals() as signals:
+        signals.defer = True
         os.kill(os.getpid(), signal.SIGINT)
         assert signals.caught == signal.SIGINT
-        with pytest.raises(Stopped) as stopped:
+        with pytest.raises(StoppedBySignal) as stopped:
             os.kill(os.getpid(), signal.SIGTERM)
         assert stopped.value.code == 143
     again = pickle.loads(pickle.dumps(stopped.value))  # as it comes from a worker
     assert again.code == 143 and str(again) == str(stopped.value)
-    with Signals(), pytest.raises(Stopped) as stopped:  # not while it trains: at once
+    with StopSignals(), pytest.raises(StoppedBySignal) as stopped:  # not while it trains: at once
         os.kill(os.getpid(), signal.SIGTERM)
     assert stopped.value.code == 143
 
@@ -213,10 +216,10 @@ def test_kills_at_any_moment_lose_nothing(tmp_path, capfd):
         time.sleep(dice.uniform(0.02, 0.25))
         os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
-        steps = [step for step, _ in found(folder / "checkpoints")] if folder.exists() else []
+        steps = [step for step, _ in list_checkpoints(folder / "checkpoints")] if folder.exists() else []
         if steps:
             assert steps[0] >= last, "a checkpoint is gone"
-            read(found(folder / "checkpoints")[0][1])
+            load_checkpoint(list_checkpoints(folder / "checkpoints")[0][1])
             last = steps[0]
         if os.WIFSIGNALED(status):
             hit += 1
@@ -237,10 +240,10 @@ def test_kills_at_any_moment_lose_nothing(tmp_path, capfd):
 def test_short_of_memory_there_is_a_checkpoint_before_rows_move(tmp_path, monkeypatch, capsys):
     words = ["checkpoint.every=100", "densify.every=4", "densify.start=2", "densify.stop=0", "steps=12"]
     failing(monkeypatch, Splats, "apply", [2], MemoryError("apply"))
-    monkeypatch.setattr(memory, "available", lambda want=0: 9 << 20)
+    monkeypatch.setattr(memory, "available_memory", lambda want=0: 9 << 20)
     with pytest.raises(MemoryError, match=r"goes on from .*step_00000007"):
         made(*words, "data.points=3000")(tmp_path)
-    assert [step for step, _ in found(tmp_path / "checkpoints")] == [7, 3]
+    assert [step for step, _ in list_checkpoints(tmp_path / "checkpoints")] == [7, 3]
 
 
 def test_out_of_memory_after_training_says_where_to_go_on(tmp_path, monkeypatch, capsys):

@@ -7,14 +7,14 @@ import subprocess
 import sys
 import time
 
-from splatexp.system.keyboard import Escape
-from splatexp.system.signals import Signals
+from splatexp.system.keyboard import EscapeKey
+from splatexp.system.signals import StopSignals
 
 ESCAPE = """
 import fcntl, sys, termios, time
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-from splatexp.system.keyboard import Escape
-with Escape() as escape:
+from splatexp.system.keyboard import EscapeKey
+with EscapeKey() as escape:
     print("ready", flush=True)
     until, seen = time.monotonic() + 20, 0
     while time.monotonic() < until and not escape.pressed():
@@ -52,16 +52,16 @@ def test_escape_in_a_terminal(tmp_path):
 def test_without_a_terminal_no_key_is_read(monkeypatch):
     with open(os.devnull) as nothing:
         monkeypatch.setattr(sys, "stdin", nothing)
-        with Escape() as escape:
+        with EscapeKey() as escape:
             assert not escape.pressed()
     monkeypatch.setattr(sys, "stdin", None)
-    with Escape() as escape:
+    with EscapeKey() as escape:
         assert not escape.pressed()
 
 
 def test_escape_counts_as_the_first_ctrl_c(monkeypatch):
     keys = iter([False, True])
-    with Signals() as signals:
-        signals.patient = True
-        monkeypatch.setattr(Escape, "pressed", lambda self: next(keys))
-        assert [signals.heed(), signals.heed(), signals.heed()] == [0, signal.SIGINT, signal.SIGINT]
+    with StopSignals() as signals:
+        signals.defer = True
+        monkeypatch.setattr(EscapeKey, "pressed", lambda self: next(keys))
+        assert [signals.poll(), signals.poll(), signals.poll()] == [0, signal.SIGINT, signal.SIGINT]
