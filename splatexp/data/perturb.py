@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from splatexp.cameras.pinhole import Camera, focus
-from splatexp.cameras.rigid import composed, exp_map, moved
-from splatexp.cameras.turntable import upright
+from splatexp.cameras.pinhole import Camera, focus_point
+from splatexp.cameras.rigid import exp_map, move_camera, move_world
+from splatexp.cameras.turntable import estimate_up
 from splatexp.settings.checks import check_range
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Perturb:
         count, still = len(truth), torch.zeros(len(truth), 3, dtype=torch.float64)
         axes = _directions(count, random) * math.radians(self.rotation)
         along = _directions(count, random) * (self.translation * scene.extent)
-        viewmats = composed(exp_map(torch.cat([axes, still], 1))[0], along, viewmats)
+        viewmats = move_camera(exp_map(torch.cat([axes, still], 1))[0], along, viewmats)
         zoom = torch.tensor([1 + self.focal / 100] * 2 + [1.0])
         views = []
         for view, matrix in zip(scene.train, viewmats, strict=True):
@@ -65,12 +65,12 @@ class Perturb:
         """Turn cameras in yaw about the scene's up vector, and in pitch about each camera's right vector."""
         turns = torch.rand(len(truth), 2, generator=random, dtype=torch.float64) * 2 - 1
         turns *= math.radians(self.orbit)
-        up, still = upright(truth).double(), torch.zeros(len(truth), 3, dtype=torch.float64)
+        up, still = estimate_up(truth).double(), torch.zeros(len(truth), 3, dtype=torch.float64)
         right = viewmats[:, 0, :3] - (viewmats[:, 0, :3] @ up)[:, None] * up
         right = torch.nn.functional.normalize(right, dim=1)
         yaw = exp_map(torch.cat([turns[:, :1] * up, still], 1))[0]
         pitch = exp_map(torch.cat([turns[:, 1:] * right, still], 1))[0]
-        return moved(viewmats, pitch @ yaw, still, focus(truth).double())
+        return move_world(viewmats, pitch @ yaw, still, focus_point(truth).double())
 
 
 def _directions(count: int, random: torch.Generator) -> Tensor:

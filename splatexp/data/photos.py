@@ -14,7 +14,7 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from splatexp.cameras.pinhole import Camera
-from splatexp.cameras.similarity import similarity
+from splatexp.cameras.similarity import fit_similarity
 from splatexp.data.colmap import data_folder
 from splatexp.data.lens import Lens
 from splatexp.data.perturb import Perturb
@@ -154,7 +154,7 @@ class Photos:
                 f"{self.true_cameras}: expected a frame for every photograph, got none for {lost[0]}"
             )
         cameras = [_resized(known[Path(view.name).stem], view) for view in views]
-        across = similarity(cameras[: len(scene.train)], [view.camera for view in scene.train])
+        across = fit_similarity(cameras[: len(scene.train)], [view.camera for view in scene.train])
         cameras = [across.camera(camera) for camera in cameras]
         held = [
             view.with_camera(camera)
@@ -196,11 +196,11 @@ def _measured(path: Path) -> tuple[int, int, float]:
     """Return upright width and height of a photograph, and its focal length over the longer side, 0 where
     EXIF has none.
     """
-    with image_errors(path), Image.open(path) as picture:
-        exif = picture.getexif().get_ifd(ExifTags.IFD.Exif)
+    with image_errors(path), Image.open(path) as image:
+        exif = image.getexif().get_ifd(ExifTags.IFD.Exif)
         film = float(exif.get(ExifTags.Base.FocalLengthIn35mmFilm) or 0)
-        width, height = picture.size
-        if picture.getexif().get(ExifTags.Base.Orientation, 1) >= 5:  # it is stored on its side
+        width, height = image.size
+        if image.getexif().get(ExifTags.Base.Orientation, 1) >= 5:  # it is stored on its side
             width, height = height, width
     return width, height, film / FILM * math.hypot(width, height) / max(width, height)
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from splatexp.cameras.pinhole import Camera
-from splatexp.system.devices import sent
+from splatexp.system.devices import to_device
 
 Colour = tuple[float, float, float]
 
@@ -71,7 +71,7 @@ class View:
         """Return the view on a device; itself where it is there already."""
         if self.image.device == device:
             return self
-        tensors: dict[str, Any] = {name: sent(tensor, device) for name, tensor in self.tensors.items()}
+        tensors: dict[str, Any] = {name: to_device(tensor, device) for name, tensor in self.tensors.items()}
         return replace(self, camera=self.camera.to(device), _coarse=None, **tensors)
 
     def with_camera(self, camera: Camera) -> View:
@@ -79,7 +79,7 @@ class View:
         moved = copy.copy(self)
         moved.camera = camera
         if self._coarse is not None:
-            moved._coarse = (*self._coarse[:-1], camera.reduced(self._coarse[0]))
+            moved._coarse = (*self._coarse[:-1], camera.downscaled(self._coarse[0]))
         return moved
 
     def pin(self) -> None:
@@ -108,7 +108,7 @@ class View:
         if alpha is not None and background is not None and tuple(background.tolist()) != self.background:
             through = torch.rsub(alpha / 255, 1.0)[..., None]
             change = background - background.new_tensor(self.background)
-            image = torch.addcmul(image, through, sent(change, image.device))
+            image = torch.addcmul(image, through, to_device(change, image.device))
         return image[None], None if mask is None else mask[None, ..., None].float(), camera
 
     def _reduced(self, factor: int) -> tuple[Tensor, Tensor | None, Tensor | None, Camera]:
@@ -128,7 +128,7 @@ class View:
             image = mean(self.image) / self.WHITE_LEVEL
             mask = None if self.mask is None else mean(self.mask)[..., 0] == 1
             alpha = None if self.alpha is None else mean(self.alpha)[..., 0]
-            coarse = (factor, image, mask, alpha, self.camera.reduced(factor))
+            coarse = (factor, image, mask, alpha, self.camera.downscaled(factor))
             if not image.is_cpu:  # a GPU computes it again in no time, and its memory is scarce
                 return coarse[1:]
             self._coarse = coarse

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from splatexp.cameras.pinhole import Camera
 from splatexp.data.scene import Scene, View
-from splatexp.io.image_file import Picture, read
-from splatexp.system.devices import sent
+from splatexp.io.image_file import ImageData, read_image
+from splatexp.system.devices import to_device
 
 LEVELS = 65535  # of a background
 
@@ -47,7 +47,7 @@ class ImageView(View):
         """Return the view on a device; itself where it is there already."""
         if self.image.device == device:
             return self
-        return replace(self, camera=self.camera.to(device), image=sent(self.image, device), _coarse=None)
+        return replace(self, camera=self.camera.to(device), image=to_device(self.image, device), _coarse=None)
 
     def target(self, factor: int = 1, background: Tensor | None = None) -> tuple[Tensor, None, Camera]:
         """Return image, no mask, and camera, as `View.target`; alpha is a channel like the others, so no
@@ -79,23 +79,23 @@ class SingleImage:
         """
         if not self.path:
             raise ValueError("data.path: expected an image file, got none; say data.path=<file>")
-        picture = read(Path(self.path))
+        image = read_image(Path(self.path))
         if self.crop:
             x, y, width, height = self.crop
-            if x + width > picture.width or y + height > picture.height:
-                got = f"{list(self.crop)} of {picture.width} x {picture.height}"
+            if x + width > image.width or y + height > image.height:
+                got = f"{list(self.crop)} of {image.width} x {image.height}"
                 raise ValueError(f"data.crop: expected a part of the image, got {got}")
-            picture = replace(picture, pixels=picture.pixels[y : y + height, x : x + width])
-        return image_scene(picture)
+            image = replace(image, pixels=image.pixels[y : y + height, x : x + width])
+        return image_scene(image)
 
 
-def image_scene(picture: Picture) -> Scene:
+def image_scene(data: ImageData) -> Scene:
     """Return the scene of an image; its background is a colour that 16 bits can represent."""
-    image = torch.from_numpy(picture.pixels).contiguous()
+    image = torch.from_numpy(data.pixels).contiguous()
     mean = (image.double().mean((0, 1)) * LEVELS).round() / LEVELS
-    view = ImageView(picture.name, image_camera(picture.width, picture.height), image, bits=picture.bits)
+    view = ImageView(data.name, image_camera(data.width, data.height), image, bits=data.bits)
     behind: Any = tuple(mean.tolist())
-    return Scene(picture.name, [view], [view], extent=1.0, background=behind, test_is_train=True)
+    return Scene(data.name, [view], [view], extent=1.0, background=behind, test_is_train=True)
 
 
 def image_camera(

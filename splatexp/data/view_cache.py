@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from splatexp.system.devices import room, sent
+from splatexp.system.devices import memory_use, to_device
 
 if TYPE_CHECKING:
     from splatexp.cameras.pinhole import Camera
@@ -36,7 +36,7 @@ class ViewCache(Sequence["View"]):
         self._stream: Any = None
         if device.type == "cpu":
             return
-        self._module, free = torch.get_device_module(device), room(device)
+        self._module, free = torch.get_device_module(device), memory_use(device)
         wanted = sum(tensor.nbytes for view in views for tensor in view.tensors.values())
         if free is not None and wanted <= max_fraction * free[1]:
             self._views = [view.to(device) for view in views]
@@ -72,5 +72,5 @@ class ViewCache(Sequence["View"]):
 
     def _sent(self, index: int) -> View:
         view = self._views[index]
-        tensors: dict[str, Any] = {name: sent(tensor, self.device) for name, tensor in view.tensors.items()}
+        tensors: dict[str, Any] = {name: to_device(tensor, self.device) for name, tensor in view.tensors.items()}
         return replace(view, camera=self._cameras[index], _coarse=None, **tensors)

@@ -63,8 +63,8 @@ def read_views(sources: Sequence[ImageSource], downscale: int, background: str) 
 
 def image_size(path: Path) -> tuple[int, int]:
     """Return width and height of an image as stored, from its header. Raises as `decode_image`."""
-    with image_errors(path), Image.open(path) as picture:
-        return picture.size
+    with image_errors(path), Image.open(path) as image:
+        return image.size
 
 
 def mask_by_alpha(views: Sequence[View]) -> list[View]:
@@ -87,13 +87,13 @@ def decode_image(path: Path, upright: bool = False) -> np.ndarray:
 
     Raises: FileNotFoundError; ValueError for images that are broken or have more than 8 bits per channel.
     """
-    with image_errors(path), Image.open(path) as picture:
-        if picture.mode.startswith(("I", "F")):
-            raise ValueError(f"expected 8 bits per channel, got mode {picture.mode}")
-        clear = picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info
+    with image_errors(path), Image.open(path) as image:
+        if image.mode.startswith(("I", "F")):
+            raise ValueError(f"expected 8 bits per channel, got mode {image.mode}")
+        clear = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
         if upright:
-            picture = ImageOps.exif_transpose(picture)
-        return np.array(picture.convert("RGBA" if clear else "RGB"))
+            image = ImageOps.exif_transpose(image)
+        return np.array(image.convert("RGBA" if clear else "RGB"))
 
 
 def find_masks(folder: Path, names: Sequence[str]) -> dict[str, Path]:

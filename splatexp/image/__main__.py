@@ -1,24 +1,28 @@
-"""Pictures as files of Gaussians.
+"""Images as files of 2D Gaussians (.gsi).
 
-  python -m splatexp.image encode photo.png [photo.gsi] [quality=33 | bpp=0.2 | bytes=5000] [levels=3]
+  python -m splatexp.image encode photo.png [photo.gsi] [quality=33 | bpp=0.2 | bytes=5000] [layers=3]
   python -m splatexp.image encode photos/ encoded/ bpp=0.2 jobs=2
   python -m splatexp.image decode photo.gsi photo.png [layers=1] [scale=2] [crop=100,50,200,150]
   python -m splatexp.image decode encoded/ decoded/
   python -m splatexp.image info photo.gsi
-  python -m splatexp.image view photo.gsi [truth=photo.png]
+  python -m splatexp.image view photo.gsi [original=photo.png]
   python -m splatexp.image bench kodak/ [bpp=0.1,0.2,0.5] [out=<folder>]
 
-encode   quality= (dB), bpp= or bytes= say how good or how large; any setting of a run is taken too, see
-         python -m splatexp preset=image_codec --cfg job
-         jobs=N  so many files at once, one thread each; all processors    missing=true  only what is not
-         there yet    overwrite=true  also what lies beside a source, where no target is named
-decode   layers=K    the first K layers    scale=S  times as large    crop=x,y,w,h  of the picture so scaled
-         suffix=.png of what comes out of a folder    jobs=N    overwrite=true  as above
-info     header, sections, layers, bits; json=true for programs
-view     host=127.0.0.1 port=8090: a page with zoom, until Ctrl-C; truth= to compare with
-bench    beside JPEG, WebP and AVIF: codecs=gsi,jpeg,webp,avif; bpp=, quality= or bytes= are the points of
-         .gsi, quick=true takes fewer of the others; jobs=N, reuse=true keeps rows of another state of the
-         code; other words go to encode. An interrupted bench goes on
+encode   quality= (dB), bpp= or bytes= set the quality or the size. Any setting of a run is accepted too;
+         `python -m splatexp preset=image_codec --cfg job` lists them.
+         jobs=N              files at a time, one thread each; default: all processors
+         skip_existing=true  skip images whose file exists already
+         overwrite=true      replace files that lie beside their images, where no target is named
+decode   layers=K            only the first K layers
+         scale=S             render at S times the size
+         crop=x,y,w,h        only this part of the scaled image, px
+         suffix=.png         format of images from a folder; jobs=N, overwrite=true: as above
+info     print header, sections, layers and bits; json=true: for programs
+view     serve a page with zoom until Ctrl-C; host=127.0.0.1 port=8090; original=<image> to compare with
+bench    compare with JPEG, WebP and AVIF. codecs=gsi,jpeg,webp,avif; bpp=, quality= or bytes= are the
+         points of .gsi; quick=true: fewer points of the others; jobs=N; reuse_results=true: keep results of
+         .gsi that a different version of the code made; all other settings go to encode. An interrupted
+         bench continues.
 """
 
 from __future__ import annotations
@@ -34,9 +38,9 @@ try:
     from pathlib import Path
     from typing import Any
 
-    from splatexp.image.files import PICTURES, Pair, each, guard, one_line, pairs
-    from splatexp.settings.arguments import arguments
-except KeyboardInterrupt:  # as early as that
+    from splatexp.image.files import IMAGE_SUFFIXES, FilePair, check_overwrite, file_pairs, one_line, run_each
+    from splatexp.settings.arguments import parse_arguments
+except KeyboardInterrupt:  # Ctrl-C while the modules are imported
     print("stopped", file=sys.stderr)
     sys.exit(130)
 
@@ -44,7 +48,10 @@ Words = list[str]
 
 
 def main() -> int:
-    """The command.  Returns: the exit status; 1 where a file failed, 2 for input that is refused."""
+    """Run the command.
+
+    Returns: the exit status: 1 where a file failed, 2 for input that is refused.
+    """
     words = sys.argv[1:]
     if not words or {"-h", "--help", "help"} & set(words):
         print((__doc__ or "").strip())
@@ -66,34 +73,38 @@ def main() -> int:
 
 
 def _encode(names: Words, words: Words) -> int:
-    """Encode files; several each in a process of its own, so that where one is killed the rest goes on."""
-    own, rest = _split(words, {"jobs": int, "missing": bool, "overwrite": bool})
-    found = pairs(names, PICTURES, ".gsi")
+    """Encode files. Several files are encoded in processes of their own, so that one that is killed does not
+    stop the rest.
+    """
+    own, rest = _split(words, {"jobs": int, "skip_existing": bool, "overwrite": bool})
+    found = file_pairs(names, IMAGE_SUFFIXES, ".gsi")
     for pair in found:
         if pair.target.suffix != ".gsi":
             raise ValueError(f"{pair.target}: expected a name that ends in .gsi")
-    if own.get("missing"):
+    if own.get("skip_existing"):
         found = [pair for pair in found if not pair.target.exists()]
     if not own.get("overwrite"):
-        guard(found)
+        check_overwrite(found)
     from splatexp.image import tasks
-    from splatexp.system.cgroups import processors
+    from splatexp.system.linux_memory import cpu_count
 
-    jobs = _jobs(own, processors())
+    jobs = _jobs(own, cpu_count())
     if len(found) == 1:
-        return min(1, each(found, lambda pair: tasks.encode(pair, rest), 1, _say, "encoding"))
+        return min(1, run_each(found, lambda pair: tasks.encode(pair, rest), 1, _say, "encoding"))
     if found:
-        from splatexp.image.encode import check
+        from splatexp.image.encode import check_settings
 
-        check(rest)
-    apart = tasks.Apart()
-    return min(1, each(found, lambda pair: apart.encode(pair, rest), jobs, _say, "encoding", apart.end))
+        check_settings(rest)
+    processes = tasks.EncoderProcesses()
+    return min(
+        1, run_each(found, lambda pair: processes.encode(pair, rest), jobs, _say, "encoding", processes.stop)
+    )
 
 
 def _decode(names: Words, words: Words) -> int:
     """Decode files."""
     known = {"layers": int, "scale": str, "crop": str, "suffix": str, "jobs": int, "overwrite": bool}
-    own = arguments(words, known)
+    own = parse_arguments(words, known)
     suffix, jobs, overwrite = own.pop("suffix", ""), _jobs(own, 1), own.pop("overwrite", False)
     if not re.fullmatch(r"(\.\w+)?", suffix):
         raise ValueError(f"suffix: expected one such as .png, got {suffix!r}")
@@ -103,38 +114,38 @@ def _decode(names: Words, words: Words) -> int:
         own["crop"] = _numbers("crop", own["crop"], int, 4)
     from splatexp.image import tasks
 
-    found = pairs(names, (".gsi",), suffix or ".png")
+    found = file_pairs(names, (".gsi",), suffix or ".png")
     if suffix and len(found) == 1 and found[0].target == Path(names[-1]):
         raise ValueError(f"suffix: expected none where the target is named, {names[-1]}, got {suffix}")
     if not overwrite:
-        guard(found)
-    return min(1, each(found, lambda pair: tasks.decode(pair, **own), jobs, _say, "decoding"))
+        check_overwrite(found)
+    return min(1, run_each(found, lambda pair: tasks.decode(pair, **own), jobs, _say, "decoding"))
 
 
 def _info(names: Words, words: Words) -> int:
-    """Say what is in files."""
-    own = arguments(words, {"json": bool})
+    """Print the contents of files."""
+    own = parse_arguments(words, {"json": bool})
     from splatexp.image.codec import describe
 
     if not names:
         raise ValueError("expected a file")
 
-    def told(pair: Pair) -> str:
-        found = describe.described(pair.source)
-        return describe.as_json(found) if own.get("json") else describe.as_text(found)
+    def told(pair: FilePair) -> str:
+        found = describe.describe(pair.source)
+        return describe.to_json(found) if own.get("json") else describe.to_text(found)
 
-    files = [Pair(Path(name), Path(name)) for name in names]
-    return min(1, sum(each([pair], told, 1, _say, "") for pair in files))
+    files = [FilePair(Path(name), Path(name)) for name in names]
+    return min(1, sum(run_each([pair], told, 1, _say, "") for pair in files))
 
 
 def _view(names: Words, words: Words) -> int:
-    """Serve the page."""
-    own = arguments(words, {"host": str, "port": int, "truth": str})
+    """Serve the page of a file."""
+    own = parse_arguments(words, {"host": str, "port": int, "original": str})
     if len(names) != 1:
         raise ValueError(f"expected one file, got {len(names)}")
     from splatexp.image import viewer
 
-    with viewer.serving(Path(names[0]), **own) as address:
+    with viewer.serve(Path(names[0]), **own) as address:
         print(f"{names[0]}: {address}, until Ctrl-C", flush=True)
         viewer.wait()
     return 0
@@ -143,12 +154,12 @@ def _view(names: Words, words: Words) -> int:
 def _bench(names: Words, words: Words) -> int:
     """Compare codecs."""
     from splatexp.image.bench import bench
-    from splatexp.image.bench.settings import KNOWN, Order
+    from splatexp.image.bench.settings import OPTIONS, BenchSettings
 
-    own, rest = _split(words, KNOWN)
+    own, rest = _split(words, OPTIONS)
     if len(names) != 1:
-        raise ValueError(f"expected one folder of pictures, got {len(names)}")
-    written, failed = bench.bench(Order(names[0], extra=tuple(rest), **own), _say)
+        raise ValueError(f"expected one folder of images, got {len(names)}")
+    written, failed = bench.run_bench(BenchSettings(names[0], extra=tuple(rest), **own), _say)
     for path in written:
         print(path)
     return min(1, failed)
@@ -163,26 +174,32 @@ COMMANDS: dict[str, Callable[[Words, Words], int]] = {
 }
 
 
-NAMES = ("truth", "suffix", "only")  # settings whose values may look like names of files
+FILE_SETTINGS = ("original", "suffix", "only")  # settings whose values may look like names of files
 
 
 def _sorted(words: Sequence[str]) -> tuple[Words, Words]:
-    """Names of files, and settings: what has a `=` after a key, unless there is a file of that name.
+    """Split the words into names of files and settings; a setting has a `=` after a key, unless a file of
+    that name exists.
 
-    Raises: ValueError for a setting that looks like the name of a file to be.
+    Raises: ValueError for a setting that looks like the name of a new file.
     """
     settings = [w for w in words if re.match(r"[~+]*[\w.@]+=", w) or w.startswith("~")]
     settings = [word for word in settings if not Path(word).exists()]
     for word in settings:
-        if Path(word).suffix.lower() in (".gsi", *PICTURES) and word.partition("=")[0] not in NAMES:
-            raise ValueError(f"{word}: expected the value of a setting; for a file of that name say ./{word}")
+        if (
+            Path(word).suffix.lower() in (".gsi", *IMAGE_SUFFIXES)
+            and word.partition("=")[0] not in FILE_SETTINGS
+        ):
+            raise ValueError(
+                f"{word}: expected a setting, got the name of a file; for a file of this name say ./{word}"
+            )
     return [word for word in words if word not in settings], settings
 
 
 def _split(words: Sequence[str], known: Mapping[str, Any]) -> tuple[dict[str, Any], Words]:
-    """The settings that are known here, with their values, and the words that are for others."""
+    """Return the settings that are known here, with their values, and the words that are for others."""
     own = [word for word in words if word.partition("=")[0] in known]
-    return arguments(own, known), [word for word in words if word not in own]
+    return parse_arguments(own, known), [word for word in words if word not in own]
 
 
 def _jobs(own: dict[str, Any], least: int) -> int:
@@ -193,7 +210,7 @@ def _jobs(own: dict[str, Any], least: int) -> int:
 
 
 def _numbers(key: str, text: str, kind: type, count: int) -> tuple[Any, ...]:
-    """So many numbers with commas between."""
+    """Return `count` numbers, separated by commas."""
     try:
         found = tuple(kind(part) for part in text.split(","))
     except ValueError:
@@ -211,5 +228,5 @@ def _say(line: str, failed: bool) -> None:
 
 if __name__ == "__main__":
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # as stderr has names
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends what runs apart, too
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends what runs processes, too
     sys.exit(main())

@@ -1,7 +1,7 @@
-"""From a picture to a .gsi file: the run of preset=image_codec, without the folder of a run.
+"""From an image to a .gsi file: the run of preset=image_codec, without the folder of a run.
 
-A quality is looked for: PSNR grows by about SLOPE dB with every doubling of the bytes, so a quick fit tells
-about how many it takes, a whole one nearly, and what is still too good gives Gaussians back.
+A quality is searched for. PSNR grows by about SLOPE dB with every doubling of the bytes; so a quick fit
+predicts the bytes roughly, a full one closely, and Gaussians in excess are removed at the end.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from splatexp.data.single_image import scene_of
+from splatexp.data.single_image import image_scene
 from splatexp.image.codec.decode import decode
 from splatexp.image.codec.gsi import load
-from splatexp.image.fit.prefixes import framing
-from splatexp.image.fit.rate import MOST
-from splatexp.io.image_file import Picture
+from splatexp.image.fit.prefixes import overhead_bytes
+from splatexp.image.fit.rate import MAX_BPP
+from splatexp.io.image_file import ImageData
 from splatexp.run.run import Run
 from splatexp.settings.checks import check_range
 from splatexp.train.loop import train
@@ -28,212 +28,240 @@ from splatexp.train.recipe import RECIPE
 
 if TYPE_CHECKING:
     from splatexp.data.scene import Scene
-    from splatexp.gaussians.plane import Plane
+    from splatexp.gaussians.splats2d import Splats2D
 
-GOALS = ("quality", "bytes", "bpp", "price", "levels")  # words that mean rate.<word>, but for the first
+TARGETS = ("quality", "bytes", "bpp", "rd_lambda")  # settings that decide the size or the quality of a file
+RATE_SETTINGS = ("bytes", "bpp", "rd_lambda", "layers")  # short for rate.<setting>
+OLD_NAMES = {
+    "price": "rd_lambda",
+    "levels": "layers",
+}  # settings of earlier versions, which are still accepted
 # Settings that encoding refuses: it makes no folder of a run, its data are given, and an image is one view.
-REFUSED = {each.name for each in fields(Run)} - set(RECIPE) - {"threads"}
-REFUSED |= {"data", "batch", "oom", "preset", "hydra"}
-TOLD = 0.3  # dB: a quality that is missed by more is worth a word
-QUALITY = 33.0  # dB, where nothing is asked for
-PIXELS_PER_ROW = 1500  # where nothing says how many Gaussians a picture begins with
+REFUSED = {each.name for each in fields(Run)} - set(RECIPE) - {"threads"} | {
+    "data",
+    "batch",
+    "oom",
+    "preset",
+    "hydra",
+}
+QUALITY = 33.0  # dB, the default
+WARN_DB = 0.3  # dB by which a quality may be missed without a warning
+TOLERANCE_DB = 0.15  # dB by which a quality may be missed without another fit
+PIXELS_PER_ROW = 1500  # of the first Gaussians, where no size is given
 SLOPE = 2.8  # dB that twice the bytes are worth
-QUICK = 0.25  # share of the steps in a first look
-GAINED = 0.8  # dB that a whole fit has over a quick one
-SURE = 0.15  # dB by which a quality may be missed
-FIRST = 0.3  # bits per pixel of the first look
-FAR = 4.0  # dB, and octaves, that the slope reaches
-TRIES = 4  # whole fits
+QUICK = 0.25  # fraction of the steps of a quick fit
+FULL_FIT_GAIN = 0.8  # dB that a full fit is better than a quick one
+FIRST_BPP = 0.3  # bits per pixel of the first quick fit
+MAX_OCTAVES = 4.0  # factor of the bytes, as log2, up to which SLOPE is trusted; also in dB
+MAX_FITS = 4  # full fits
 
 
 @dataclass
-class Encoded:
-    """A file and what making it took."""
+class EncodedImage:
+    """A .gsi file and how it was made."""
 
     data: bytes
-    rows: int  # Gaussians
-    psnr: float  # of what it decodes to, dB; inf where that is the picture itself
-    bare: float  # the same of the background alone
-    run: Run = field(repr=False)  # as it was set
-    seconds: float = 0.0
+    num_gaussians: int
+    psnr: float  # of the decoded image, dB; inf where it equals the original
+    background_psnr: float  # dB, of the background alone
+    run: Run = field(repr=False)  # the run that made it
+    seconds: float = 0.0  # of the whole encoding
 
 
 @dataclass
 class _Job:
-    """A picture to be encoded, by words of the command line."""
+    """An image to be encoded, and the settings from the command line."""
 
-    picture: Picture
-    words: list[str]
-    told: Callable[[int, int], None] | None
+    image: ImageData
+    overrides: list[str]
+    on_step: Callable[[int, int], None] | None
     done: int = 0  # steps of earlier fits
 
     @property
     def pixels(self) -> int:
-        return self.picture.width * self.picture.height
+        return self.image.width * self.image.height
 
     @property
-    def least(self) -> int:
-        """Bytes of a file of as many layers without Gaussians."""
-        levels = [_number(word) for word in self.words if _name(word) == "levels"]
-        return framing(int(levels[0]) if levels else 1, self.picture.channels)
+    def min_bytes(self) -> int:
+        """Return the bytes of a file with as many layers but no Gaussians."""
+        layers = [_number(word) for word in self.overrides if _name(word) == "layers"]
+        return overhead_bytes(int(layers[0]) if layers else 1, self.image.channels)
 
 
 def encode(
-    picture: Picture, words: Sequence[str] = (), *, on_step: Callable[[int, int], None] | None = None
-) -> Encoded:
-    """A picture as a file.
+    image: ImageData, overrides: Sequence[str] = (), *, on_step: Callable[[int, int], None] | None = None
+) -> EncodedImage:
+    """Encode an image as a file.
 
     Args:
-        words: `quality=33` (dB), `bytes=5000`, `bpp=0.2` or `price=0.05`; `levels=3`; and any setting of a
-            run of preset=image_codec, such as `steps=1200` or `threads=1`.
-        on_step: called with the steps that are done and how many there will be, as far as is known.
+        overrides: `quality=33` (dB), `bytes=5000`, `bpp=0.2` or `rd_lambda=0.05`; `layers=3`; and any setting
+            of a run of preset=image_codec, such as `steps=1200` or `threads=1`.
+        on_step: called with the number of steps that are done and how many there will be, as far as is known.
 
-    Raises: ValueError, one line, for a word that is none.
+    Raises: ValueError, one line, for a setting that is not known or out of range.
     """
-    began = time.perf_counter()
-    goal, rest = _goal(words)
-    job = _Job(picture, rest, on_step)
-    if _name(goal) == "quality":
-        quality = _number(goal)
-        made = _searched(job, quality)
-        if abs(made.psnr - quality) > TOLD and made.psnr < quality:
-            warnings.warn(f"quality: expected {quality:g} dB, reached {made.psnr:.2f}", stacklevel=2)
+    start = time.perf_counter()
+    target, rest = _target(overrides)
+    job = _Job(image, rest, on_step)
+    if _name(target) == "quality":
+        quality = _number(target)
+        encoded = _search_quality(job, quality)
+        if quality - encoded.psnr > WARN_DB:
+            warnings.warn(f"quality: expected {quality:g} dB, reached {encoded.psnr:.2f}", stacklevel=2)
     else:
-        if _name(goal) == "bytes":
-            check_range("bytes", _number(goal), job.least)
-        elif _name(goal) == "bpp":
-            least = 8 * job.least / job.pixels
-            check_range(f"bpp of {picture.width} x {picture.height} px", _number(goal), least)
-        made = _fitted(job, goal)
-    return replace(made, seconds=time.perf_counter() - began)
+        if _name(target) == "bytes":
+            check_range("bytes", _number(target), job.min_bytes)
+        elif _name(target) == "bpp":
+            min_bpp = 8 * job.min_bytes / job.pixels
+            check_range(f"bpp of {image.width} x {image.height} px", _number(target), min_bpp)
+        encoded = _fit(job, target)
+    return replace(encoded, seconds=time.perf_counter() - start)
 
 
-def check(words: Sequence[str]) -> None:
-    """Hold words against what `encode` takes, whatever the picture.  Raises: ValueError, one line."""
-    goal, rest = _goal(words)
-    job = _Job(Picture(np.zeros((64, 64, 3), np.float32)), rest, None)
-    _run(job, f"bytes={_bytes(job, FIRST)}" if _name(goal) == "quality" else goal)
+def check_settings(overrides: Sequence[str]) -> None:
+    """Check settings for `encode`, independent of an image.
 
-
-def _goal(words: Sequence[str]) -> tuple[str, list[str]]:
-    """What the file is to be, as one word, and the other words.
-
-    Raises: ValueError for words that contradict each other, and for settings that encoding has no use for.
+    Raises: ValueError, one line.
     """
-    plain = [
-        word.removeprefix("rate.") if _name(word).removeprefix("rate.") in GOALS else word for word in words
-    ]
-    names = [_name(word) for word in plain]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
+    target, rest = _target(overrides)
+    job = _Job(ImageData(np.zeros((64, 64, 3), np.float32)), rest, None)
+    _run(job, f"bytes={_bytes(job, FIRST_BPP)}" if _name(target) == "quality" else target)
+
+
+def _target(overrides: Sequence[str]) -> tuple[str, list[str]]:
+    """Return the setting that decides the size or the quality of the file, and all other settings.
+
+    Raises: ValueError for settings that contradict each other, and for settings that encoding does not use.
+    """
+    words = [_short(word) for word in overrides]
+    names = [_name(word) for word in words]
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        got = " ".join(word for word in words if _name(word) == repeated[0])
+        raise ValueError(f"{repeated[0]}: expected once, got {got}")
+    if refused := [name for name in names if name.partition(".")[0] in REFUSED]:
         raise ValueError(
-            f"{twice[0]}: expected once, got {' '.join(w for w in plain if _name(w) == twice[0])}"
+            f"{refused[0]}: expected a setting of encode; python -m splatexp preset=image_codec has this one"
         )
-    if idle := [name for name in names if name.partition(".")[0] in REFUSED]:
-        raise ValueError(f"{idle[0]}: no setting of encode; python -m splatexp preset=image_codec has it")
-    goals = [word for word in plain if _name(word) in GOALS[:4]]
-    if len(goals) > 1:
-        raise ValueError(f"quality, bytes, bpp, price: expected one of them, got {', '.join(goals)}")
-    if goals and _name(goals[0]) == "quality":
-        check_range("quality", _number(goals[0]), 5, 80)
-    return goals[0] if goals else f"quality={QUALITY}", [word for word in plain if word not in goals]
+    targets = [word for word in words if _name(word) in TARGETS]
+    if len(targets) > 1:
+        raise ValueError(f"{', '.join(TARGETS)}: expected one of them, got {', '.join(targets)}")
+    if targets and _name(targets[0]) == "quality":
+        check_range("quality", _number(targets[0]), 5, 80)
+    return targets[0] if targets else f"quality={QUALITY}", [word for word in words if word not in targets]
 
 
-def _searched(job: _Job, quality: float) -> Encoded:
-    """The fit whose file comes nearest to a quality, at least so good if any is."""
-    made = _fitted(job, f"bytes={_bytes(job, FIRST)}", QUICK)
-    if made.bare >= quality:  # the mean colour will do
-        return _fitted(job, f"bytes={_bytes(job, 0)}", QUICK)
-    aim = _aim(job, made, quality - GAINED)
-    if abs(quality - made.psnr) > FAR:
-        made = _fitted(job, f"bytes={_bytes(job, aim)}", QUICK)
-        aim = _aim(job, made, quality - GAINED)
-    tried: list[Encoded] = []
-    for _ in range(TRIES):
-        tried.append(_fitted(job, f"bytes={_bytes(job, aim)}", quality=quality))
-        off = tried[-1].psnr - quality
-        if abs(off) <= SURE or _bytes(job, aim) == _bytes(job, 0 if off > 0 else MOST):
+def _short(word: str) -> str:
+    """Return a setting with its current name, without `rate.` where it has a short name."""
+    name, equals, value = word.partition("=")
+    short = name.removeprefix("rate.")
+    short = OLD_NAMES.get(short, short)
+    return f"{short}{equals}{value}" if short in (*TARGETS, *RATE_SETTINGS) else word
+
+
+def _search_quality(job: _Job, quality: float) -> EncodedImage:
+    """Return the fit whose file comes closest to a quality, and reaches it where any fit does."""
+    quick = _fit(job, f"bytes={_bytes(job, FIRST_BPP)}", QUICK)
+    if quick.background_psnr >= quality:  # no Gaussians are needed
+        return _fit(job, f"bytes={_bytes(job, 0)}", QUICK)
+    bpp = _next_bpp(job, quick, quality - FULL_FIT_GAIN)
+    if abs(quality - quick.psnr) > MAX_OCTAVES:
+        quick = _fit(job, f"bytes={_bytes(job, bpp)}", QUICK)
+        bpp = _next_bpp(job, quick, quality - FULL_FIT_GAIN)
+    fits: list[EncodedImage] = []
+    for _ in range(MAX_FITS):
+        fits.append(_fit(job, f"bytes={_bytes(job, bpp)}", quality=quality))
+        excess = fits[-1].psnr - quality
+        at_limit = _bytes(job, bpp) == _bytes(job, 0 if excess > 0 else MAX_BPP)
+        if abs(excess) <= TOLERANCE_DB or at_limit:
             break
-        aim = _aim(job, tried[-1], quality + SURE / 2)
-    return min(tried, key=lambda one: (one.psnr < quality - SURE, abs(one.psnr - quality)))
+        bpp = _next_bpp(job, fits[-1], quality + TOLERANCE_DB / 2)
+    return min(fits, key=lambda fit: (fit.psnr < quality - TOLERANCE_DB, abs(fit.psnr - quality)))
 
 
-def _aim(job: _Job, made: Encoded, quality: float) -> float:
-    """Bits per pixel, framing apart, that a quality may take, after what a file has come to."""
-    octaves = min(FAR, max(-FAR, (quality - made.psnr) / SLOPE))
-    return max(8, len(made.data) - job.least) * 8 / job.pixels * 2**octaves
+def _next_bpp(job: _Job, encoded: EncodedImage, quality: float) -> float:
+    """Return the bits per pixel, without overhead, that a quality should take, from an earlier result."""
+    octaves = min(MAX_OCTAVES, max(-MAX_OCTAVES, (quality - encoded.psnr) / SLOPE))
+    return max(8, len(encoded.data) - job.min_bytes) * 8 / job.pixels * 2**octaves
 
 
 def _bytes(job: _Job, bpp: float) -> int:
-    return job.least + max(8, round(min(bpp, MOST) * job.pixels / 8))
+    return job.min_bytes + max(8, round(min(bpp, MAX_BPP) * job.pixels / 8))
 
 
-def _fitted(job: _Job, goal: str, share: float = 1.0, quality: float = math.inf) -> Encoded:
-    """One fit to a goal, in a share of the steps; what is better than `quality` gives Gaussians back."""
-
-    run = _run(job, goal)
-    if share < 1:
-        run = _run(job, goal, f"steps={max(20, round(run.steps * share))}")
-    run.settle()
-    scene = scene_of(job.picture)
+def _fit(job: _Job, target: str, fraction: float = 1.0, quality: float = math.inf) -> EncodedImage:
+    """Fit once, in a fraction of the steps; where the result exceeds `quality`, Gaussians are removed."""
+    run = _run(job, target)
+    if fraction < 1:
+        run = _run(job, target, f"steps={max(20, round(run.steps * fraction))}")
+    run.configure_process()
+    scene = image_scene(job.image)
     run.rate.check(scene)
-    rows = run.raster.equipped(run.model(scene, run.seed)).to(run.raster.device)
+    rows = run.raster.with_required_params(run.model(scene, run.seed)).to(run.raster.device)
     before = job.done
 
-    def told(step: int, _: object) -> None:
+    def report(step: int, _: object) -> None:
         job.done = before + step + 1
-        if job.told is not None:
-            job.told(job.done, before + run.steps)
+        if job.on_step is not None:
+            job.on_step(job.done, before + run.steps)
 
-    train(rows, scene, run, progress=False, on_step=told)
-    data = run.rate.file(rows, scene, run.raster)
-    reached = _psnr(data, job.picture)
-    if quality + SURE < reached < math.inf:
-        data, reached = _given_back(rows, scene, run, job.picture, quality)
-    bare = _psnr(run.rate.without(rows, scene, run.raster, len(rows)), job.picture)
+    train(rows, scene, run, progress=False, on_step=report)
+    data = run.rate.encode(rows, scene, run.raster)
+    psnr = _psnr(data, job.image)
+    if quality + TOLERANCE_DB < psnr < math.inf:
+        data, psnr = _reduced_to(rows, scene, run, job.image, quality)
+    background_psnr = _psnr(run.rate.without(rows, scene, run.raster, len(rows)), job.image)
     count = sum(len(layer) for layer in load(data).layers)
-    return Encoded(data, count, reached, bare, run)
+    return EncodedImage(data, count, psnr, background_psnr, run)
 
 
-def _run(job: _Job, goal: str, *more: str) -> Run:
-    """The run for a goal.  Raises: ValueError for a word that is none."""
+def _run(job: _Job, target: str, *more: str) -> Run:
+    """Return the run for a target.
+
+    Raises: ValueError for a setting that is not known.
+    """
     from splatexp.config.build import build, compose
-    from splatexp.config.schema import Refused
+    from splatexp.config.schema import ConfigError
 
     try:
-        return build(compose([*_overrides(job, goal), *more]))
-    except Refused as error:
+        return build(compose([*_overrides(job, target), *more]))
+    except ConfigError as error:
         raise ValueError(str(error)) from error
 
 
-def _given_back(rows: Plane, scene: Scene, run: Run, picture: Picture, quality: float) -> tuple[bytes, float]:
-    """The file without as many of the weakest rows as a quality bears; and its PSNR."""
+def _reduced_to(
+    rows: Splats2D, scene: Scene, run: Run, image: ImageData, quality: float
+) -> tuple[bytes, float]:
+    """Return the file with as many of the weakest rows removed as a quality allows, and its PSNR."""
     few, many = 0, len(rows)
     best = run.rate.without(rows, scene, run.raster, 0)
     while many - few > 1:
         middle = (few + many) // 2
         data = run.rate.without(rows, scene, run.raster, middle)
-        few, many = (middle, many) if _psnr(data, picture) >= quality else (few, middle)
+        few, many = (middle, many) if _psnr(data, image) >= quality else (few, middle)
         best = data if few == middle else best
-    return best, _psnr(best, picture)
+    return best, _psnr(best, image)
 
 
-def _psnr(data: bytes, picture: Picture) -> float:
-    """PSNR of what a file decodes to, over all channels, dB."""
-    truth = picture.integers().astype(np.float64)
-    away = decode(data).reshape(truth.shape) - truth
-    square = float((away * away).mean()) / ((1 << picture.bits) - 1) ** 2
-    return -10 * math.log10(square) if square else math.inf
+def _psnr(data: bytes, image: ImageData) -> float:
+    """Return the PSNR of a decoded file over all channels, dB."""
+    original = image.integers().astype(np.float64)
+    error = decode(data).reshape(original.shape) - original
+    mse = float((error * error).mean()) / ((1 << image.bits) - 1) ** 2
+    return -10 * math.log10(mse) if mse else math.inf
 
 
-def _overrides(job: _Job, goal: str) -> list[str]:
-    """The words of a run with a goal."""
-    words, names = [*job.words, goal], {_name(word) for word in job.words}
-    made = ["preset=image_codec", "tracker=[]"]
+def _overrides(job: _Job, target: str) -> list[str]:
+    """Return the command-line settings of a run for a target."""
+    words, names = [*job.overrides, target], {_name(word) for word in job.overrides}
+    defaults = ["preset=image_codec", "tracker=[]"]
     if "model.count" not in names:
-        bits = {"bytes": 8.0, "bpp": float(job.pixels)}.get(_name(goal), 0.0)
-        first = (_number(goal) * bits - 8 * job.least) / 34 / 4 if bits else job.pixels / PIXELS_PER_ROW
-        made += [f"model.count={max(1, min(round(first), job.pixels))}"]
-    return made + [f"rate.{word}" if _name(word) in GOALS else word for word in words if word not in made]
+        bits = {"bytes": 8.0, "bpp": float(job.pixels)}.get(_name(target), 0.0)
+        count = job.pixels / PIXELS_PER_ROW
+        if bits:
+            count = (_number(target) * bits - 8 * job.min_bytes) / 34 / 4
+        defaults += [f"model.count={max(1, min(round(count), job.pixels))}"]
+    words = [word for word in words if word not in defaults]
+    return defaults + [f"rate.{word}" if _name(word) in RATE_SETTINGS else word for word in words]
 
 
 def _name(word: str) -> str:

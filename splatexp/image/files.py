@@ -1,4 +1,6 @@
-"""One file or many: what becomes of what, side by side, with a bar; where one fails the rest goes on."""
+"""Conversion of one or many files: which file becomes which, run in parallel with a progress bar, where a
+failure does not stop the rest.
+"""
 
 from __future__ import annotations
 
@@ -9,26 +11,28 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
-PICTURES += (".tga", ".qoi")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+IMAGE_SUFFIXES += (".tga", ".qoi")
 
 
 @dataclass(frozen=True)
-class Pair:
-    """A file and the one that it becomes; named: whether the command says where that lies."""
+class FilePair:
+    """A file and the file that it is converted to."""
 
     source: Path
     target: Path
-    named: bool = True
+    named: bool = True  # whether the command line names the target, or the folder that it lies in
 
 
-def pairs(names: Sequence[str], kinds: Sequence[str], suffix: str) -> list[Pair]:
-    """Which file becomes which: `a`, `a b`, `a folder/`, `folder/ folder/`, `a b c folder/`.
+def file_pairs(names: Sequence[str], kinds: Sequence[str], suffix: str) -> list[FilePair]:
+    """Return which file becomes which, for `a`, `a b`, `a folder/`, `folder/ folder/` and `a b c folder/`.
 
-    kinds: suffixes of the files that are taken from a folder, by name. suffix: of what they become, unless
-    the target is named; without a target that lies beside its source.
+    Args:
+        kinds: suffixes of the files that are taken from a folder, in the order of their names.
+        suffix: of the targets that are not named; without a target they lie beside their sources.
+
     Raises: FileNotFoundError; NotADirectoryError, IsADirectoryError, PermissionError for a target that cannot
-    be written; ValueError where two would become one, or a file itself.
+        be written; ValueError where two files would become one, or a file itself.
     """
     if not names:
         raise ValueError("expected a file or a folder")
@@ -41,10 +45,10 @@ def pairs(names: Sequence[str], kinds: Sequence[str], suffix: str) -> list[Pair]
     folders = any(source.is_dir() for source in sources)
     inside = target is not None and (folders or len(sources) > 1 or last.endswith("/") or target.is_dir())
     if inside and target is not None and not target.is_dir():
-        looks = not last.endswith("/") and target.suffix.lower() in (".gsi", *PICTURES)
-        if looks or target.is_file():
-            got = "a file" if target.is_file() else "a file's name"
-            raise ValueError(f"{target}: expected a folder for what becomes of several files, got {got}")
+        file_name = not last.endswith("/") and target.suffix.lower() in (".gsi", *IMAGE_SUFFIXES)
+        if file_name or target.is_file():
+            got = "a file" if target.is_file() else "the name of a file"
+            raise ValueError(f"{target}: expected a folder for the converted files, got {got}")
     found = []
     for source in sources:
         files = [source]
@@ -55,30 +59,33 @@ def pairs(names: Sequence[str], kinds: Sequence[str], suffix: str) -> list[Pair]
         for file in files:
             folder = target if inside and target is not None else file.parent
             beside = folder / f"{file.stem}{suffix}"
-            found.append(Pair(file, beside if inside or target is None else target, target is not None))
+            found.append(FilePair(file, beside if inside or target is None else target, target is not None))
     found = list(dict.fromkeys(found))
-    _hold(found)
+    _check_targets(found)
     return found
 
 
-def guard(found: Sequence[Pair]) -> None:
-    """No file takes the place of one that the command does not name.  Raises: ValueError."""
+def check_overwrite(found: Sequence[FilePair]) -> None:
+    """Check that no target exists which the command line does not name.
+
+    Raises: ValueError.
+    """
     if there := [pair.target for pair in found if not pair.named and pair.target.exists()]:
         more = f" (and {len(there) - 1} more)" if len(there) > 1 else ""
-        raise ValueError(f"{there[0]}: is there already{more}; name another target, or say overwrite=true")
+        raise ValueError(f"{there[0]} exists already{more}; name a different target, or say overwrite=true")
 
 
-def _hold(found: Sequence[Pair]) -> None:
-    """No two become one, none itself, and all can be written as far as folders go.
+def _check_targets(found: Sequence[FilePair]) -> None:
+    """Check that no two files become one, none becomes itself, and that all folders can be written to.
 
     Raises: ValueError, NotADirectoryError, IsADirectoryError, PermissionError.
     """
     taken: dict[Path, Path] = {}
     for pair in found:
         if pair.source.resolve() == pair.target.resolve():
-            raise ValueError(f"{pair.source}: expected another file to write to, got itself")
+            raise ValueError(f"{pair.source}: expected a target that differs from the source")
         if (other := taken.setdefault(pair.target.resolve(), pair.source)) != pair.source:
-            raise ValueError(f"{other} and {pair.source} would both become {pair.target}")
+            raise ValueError(f"{pair.target}: expected one source, got {other} and {pair.source}")
         if pair.target.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(pair.target))
         above = next(folder for folder in pair.target.absolute().parents if folder.exists())
@@ -88,14 +95,21 @@ def _hold(found: Sequence[Pair]) -> None:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(above))
 
 
-def each(
-    found: Sequence[Pair], act: Callable[[Pair], str], jobs: int, say: Callable[[str, bool], None],
-    label: str, end: Callable[[], None] = lambda: None,
-) -> int:  # fmt: skip
-    """Do `act` for all pairs, `jobs` at once; `say(line, failed)` gets what it returns, or why it failed.
+def run_each(
+    found: Sequence[FilePair],
+    act: Callable[[FilePair], str],
+    jobs: int,
+    say: Callable[[str, bool], None],
+    label: str,
+    end: Callable[[], None] = lambda: None,
+) -> int:
+    """Run `act` for all pairs, `jobs` at a time; pass what it returns, or why it failed, to `say(line,
+    failed)`.
 
-    A bar where stderr is a terminal and there are several. end: called where this is interrupted, and ends
-    what `act` is at.  Returns: how many failed.
+    A progress bar is shown where stderr is a terminal and there are several pairs. `end` is called where this
+    is interrupted, and should stop what `act` has started.
+
+    Returns: the number of failures.
     """
     failed = 0
     if len(found) == 1:  # nothing to show, so nothing to import
@@ -126,8 +140,8 @@ def each(
     return failed
 
 
-def _done(pair: Pair, result: Callable[[], str]) -> tuple[str, bool]:
-    """What there is to say of a pair, and whether it failed."""
+def _done(pair: FilePair, result: Callable[[], str]) -> tuple[str, bool]:
+    """Return the message about a pair, and whether it failed."""
     try:
         return result(), False
     except (OSError, ValueError, ArithmeticError, MemoryError) as error:
@@ -136,7 +150,7 @@ def _done(pair: Pair, result: Callable[[], str]) -> tuple[str, bool]:
 
 
 def one_line(error: Exception) -> str:
-    """An error in one line."""
+    """Return an error in one line."""
     text = str(error) or type(error).__name__
     if isinstance(error, OSError) and error.filename and error.strerror:
         text = f"{error.filename}: {error.strerror.lower()}"
@@ -145,6 +159,6 @@ def one_line(error: Exception) -> str:
     return " ".join(text.split())
 
 
-def ended(status: int) -> str:
-    """How a process went, in words.  status: as `subprocess` has it."""
+def exit_reason(status: int) -> str:
+    """Return how a process ended, in words, from its status as `subprocess` returns it."""
     return f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"

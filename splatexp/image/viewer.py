@@ -1,4 +1,6 @@
-"""A .gsi file in the browser: the part that is seen, drawn by the decoder at the size at which it is seen."""
+"""A page that shows a .gsi file in the browser: the decoder renders the visible part at the size at which it
+is shown.
+"""
 
 from __future__ import annotations
 
@@ -21,32 +23,32 @@ from splatexp.image.codec import decode, gsi, symbols
 from splatexp.image.files import one_line
 from splatexp.io import image_file
 
-PORT, TRIED = 8090, 100  # the first port that is tried, and how many
+PORT, TRIED = 8090, 100  # the first port that is tried, and the number of ports
 SCALE_MIN, SCALE_MAX = 1 / 64, 256
 SIDE_MAX = 4096  # px of what is drawn at once
-PAGE = Path(__file__).with_name("page.html")
+PAGE = Path(__file__).with_name("viewer.html")
 
 
-class Shown:
-    """A file, and the picture that it was made of where that is known.
+class GsiPage:
+    """A file, and the image that it was made of where that is known.
 
-    Raises: OSError, ValueError for files that cannot be read, and pictures of different sizes.
+    Raises: OSError, ValueError for files that cannot be read, and for images of different sizes.
     """
 
-    def __init__(self, path: Path, truth: Path | None = None):
+    def __init__(self, path: Path, original: Path | None = None):
         self.path, self.size = path, path.stat().st_size
         try:
             self.file = gsi.load(path.read_bytes())
         except gsi.GsiError as error:
             raise gsi.GsiError(f"{path}: {error}") from error
-        self.truth = None if truth is None else image_file.read(truth)
+        self.original = None if original is None else image_file.read_image(original)
         header = self.file.header
-        if self.truth and (self.truth.width, self.truth.height) != (header.width, header.height):
-            got = f"{self.truth.width} x {self.truth.height}"
-            raise ValueError(f"truth: expected {header.width} x {header.height} as of {path}, got {got}")
+        if self.original and (self.original.width, self.original.height) != (header.width, header.height):
+            got = f"{self.original.width} x {self.original.height}"
+            raise ValueError(f"original: expected {header.width} x {header.height} px like {path}, got {got}")
 
     def about(self) -> dict[str, Any]:
-        """What the page says of it."""
+        """Return the facts that the page shows."""
         header = self.file.header
         return {
             "name": self.path.name,
@@ -56,14 +58,15 @@ class Shown:
             "bytes": self.size,
             "bpp": 8 * self.size / (header.width * header.height),
             "layers": [len(layer) for layer in self.file.layers],
-            "lacks": self.file.lacks,
-            "truth": self.truth is not None,
+            "truncation": self.file.truncation,
+            "original": self.original is not None,
         }
 
-    def drawn(self, scale: float, crop: tuple[int, int, int, int], layers: int) -> bytes:
-        """A part of the picture `scale` times as large, as a PNG of 8 bits; crop: x, y, width, height of it.
+    def render_png(self, scale: float, crop: tuple[int, int, int, int], layers: int) -> bytes:
+        """Return a part of the image, `scale` times as large, as an 8-bit PNG; crop: its x, y, width and
+        height.
 
-        Raises: ValueError for what lies outside.
+        Raises: ValueError for a part that lies outside.
         """
         if not SCALE_MIN <= scale <= SCALE_MAX:
             raise ValueError(f"scale: expected a number in [{SCALE_MIN}, {SCALE_MAX}], got {scale}")
@@ -71,15 +74,20 @@ class Shown:
             raise ValueError(f"crop: expected at most {SIDE_MAX} px a side, got {crop[2]} x {crop[3]}")
         return _png(decode.decode(self.file, layers=layers, scale=scale, crop=crop))
 
-    def original(self) -> bytes:
-        """The picture that it was made of, as a PNG of 8 bits.  Raises: ValueError where it is not known."""
-        if self.truth is None:
-            raise ValueError("truth: there is none; say truth=<picture>")
-        return _png(image_file.rounded(self.truth.pixels, 8))
+    def original_png(self) -> bytes:
+        """Return the original image as an 8-bit PNG.
+
+        Raises: ValueError where it is not known.
+        """
+        if self.original is None:
+            raise ValueError("original: expected an image, got none; say original=<image>")
+        return _png(image_file.to_integers(self.original.pixels, 8))
 
     @cached_property
     def outlines(self) -> bytes:
-        """Gaussians as float32 rows of 6: x, y, axes (one standard deviation, px), angle, layer."""
+        """Return the Gaussians as float32 rows of 6: x, y, axes (one standard deviation, px), angle,
+        layer.
+        """
         rows = []
         for number, layer in enumerate(self.file.layers):
             found = symbols.gaussians(self.file.header, layer)
@@ -93,12 +101,12 @@ class Shown:
 
 
 @contextmanager
-def serving(path: Path, host: str = "127.0.0.1", port: int = PORT, truth: str = "") -> Iterator[str]:
-    """Serve the page of a file while inside; gives its address, at the first free port from `port` on.
+def serve(path: Path, host: str = "127.0.0.1", port: int = PORT, original: str = "") -> Iterator[str]:
+    """Serve the page of a file inside the context; yield its address, at the first free port from `port` on.
 
-    Raises: OSError, ValueError with one line.
+    Raises: OSError, ValueError, with one line.
     """
-    shown = Shown(path, Path(truth) if truth else None)
+    shown = GsiPage(path, Path(original) if original else None)
     server = _server(host, port)
     server.shown = shown  # type: ignore[attr-defined]
     thread = threading.Thread(target=server.serve_forever, daemon=True)
@@ -112,7 +120,7 @@ def serving(path: Path, host: str = "127.0.0.1", port: int = PORT, truth: str = 
 
 
 def wait() -> None:
-    """Until the process is interrupted."""
+    """Wait until the process is interrupted."""
     threading.Event().wait()
 
 
@@ -124,15 +132,15 @@ def _server(host: str, port: int) -> ThreadingHTTPServer:
             return ThreadingHTTPServer((host, candidate), _Handler)
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
-                raise ValueError(f"host: {host}:{candidate} cannot be had: {error.strerror}") from error
-    raise ValueError(f"port: expected a free one within {TRIED} from {port} on, found none")
+                raise ValueError(f"host: cannot listen on {host}:{candidate}: {error.strerror}") from error
+    raise ValueError(f"port: expected a free port in [{port}, {port + TRIED - 1}], found none")
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """Answers GET; what cannot be is status 400 and one line."""
+    """Answers GET requests; a request that cannot be answered gets status 400 and one line."""
 
     def do_GET(self) -> None:
-        shown: Shown = self.server.shown  # type: ignore[attr-defined]
+        shown: GsiPage = self.server.shown  # type: ignore[attr-defined]
         parts = urlsplit(self.path)
         asked = {key: values[-1] for key, values in parse_qs(parts.query).items()}
         try:
@@ -140,19 +148,19 @@ class _Handler(BaseHTTPRequestHandler):
                 self._answer("text/html; charset=utf-8", PAGE.read_bytes())
             elif parts.path == "/about":
                 self._answer("application/json", json.dumps(shown.about()).encode())
-            elif parts.path == "/drawn":
+            elif parts.path == "/render":
                 x, y, width, height = (int(asked[key]) for key in ("x", "y", "width", "height"))
                 scale, layers = float(asked["scale"]), int(asked["layers"])
-                self._answer("image/png", shown.drawn(scale, (x, y, width, height), layers))
+                self._answer("image/png", shown.render_png(scale, (x, y, width, height), layers))
             elif parts.path == "/original":
-                self._answer("image/png", shown.original())
+                self._answer("image/png", shown.original_png())
             elif parts.path == "/outlines":
                 self._answer("application/octet-stream", shown.outlines)
             else:
                 self._answer("text/plain", b"no such page\n", 404)
         except (KeyError, ValueError) as error:
             self._answer("text/plain", f"{one_line(error)}\n".encode(), 400)
-        except (BrokenPipeError, ConnectionResetError):  # the page has gone on to another picture
+        except (BrokenPipeError, ConnectionResetError):  # the page has asked for a new image already
             self.close_connection = True
 
     def _answer(self, kind: str, data: bytes, status: int = 200) -> None:
@@ -168,7 +176,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _png(values: np.ndarray) -> bytes:
-    """Integers [H,W,D] as a PNG of 8 bits, quickly rather than small."""
+    """Return integers [H,W,D] as an 8-bit PNG that is written quickly rather than small."""
     if values.dtype == np.uint16:
         values = ((values.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
     channels = values.shape[2]

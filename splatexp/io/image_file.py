@@ -1,4 +1,4 @@
-"""Pictures from files and into files: grey, RGB, each with or without alpha, 8 or 16 bits; needs no torch.
+"""Reading and writing image files: grey or RGB, each with or without alpha, 8 or 16 bits; needs no torch.
 
 Notation: `pixels` is [H,W,D], D = 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA; straight alpha; sRGB values.
 """
@@ -18,12 +18,14 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from splatexp.io import png16
-from splatexp.io.atomic import replaced
+from splatexp.io.atomic import atomic_write
 
 MODES = ("", "L", "LA", "RGB", "RGBA")  # Pillow's names by the number of channels
-NAMES = ("", "grey", "grey and alpha", "RGB", "RGBA")
-READ = ("PNG", "JPEG", "MPO", "WEBP", "AVIF", "GIF", "BMP", "PPM", "TIFF", "TGA", "QOI")
-SAVED: dict[str, dict[str, Any]] = {  # how each kind of file is written: as near to the pixels as it goes
+CHANNEL_NAMES = ("", "grey", "grey and alpha", "RGB", "RGBA")
+READ_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "AVIF", "GIF", "BMP", "PPM", "TIFF", "TGA", "QOI")
+SAVE_OPTIONS: dict[
+    str, dict[str, Any]
+] = {  # how each kind of file is written: as near to the pixels as it goes
     ".png": {"compress_level": 3},
     ".jpg": {"quality": 95, "subsampling": 0},
     ".jpeg": {"quality": 95, "subsampling": 0},
@@ -34,12 +36,12 @@ SAVED: dict[str, dict[str, Any]] = {  # how each kind of file is written: as nea
 }
 TO_MODE = {"1": "L", "La": "LA", "RGBa": "RGBA", "RGBX": "RGB", "PA": "RGBA"}
 ORIENTATION, BITS_PER_SAMPLE = 0x0112, 0x0102  # tags of EXIF and TIFF
-SAME = 2  # a profile that moves no colour by more 8-bit levels than this is sRGB
+MAX_SRGB_ERROR = 2  # 8-bit levels; a profile that changes no colour by more counts as sRGB
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture that was read: pixels float32 [H,W,D] in [0,1], upright, sRGB; bits of its file, 8 or 16."""
+class ImageData:
+    """An image: pixels float32 [H,W,D] in [0,1], upright, sRGB, and the bits of its file, 8 or 16."""
 
     pixels: np.ndarray
     bits: int = 8
@@ -47,78 +49,85 @@ class Picture:
 
     @property
     def height(self) -> int:
-        """Rows."""
+        """Return the number of rows."""
         return self.pixels.shape[0]
 
     @property
     def width(self) -> int:
-        """Columns."""
+        """Return the number of columns."""
         return self.pixels.shape[1]
 
     @property
     def channels(self) -> int:
-        """1 grey, 2 grey and alpha, 3 RGB, 4 RGBA."""
+        """Return the number of channels: 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA."""
         return self.pixels.shape[2]
 
     def integers(self) -> np.ndarray:
-        """The pixels as the file has them: uint8 or uint16 [H,W,D]."""
-        return rounded(self.pixels, self.bits)
+        """Return the pixels as the file has them: uint8 or uint16 [H,W,D]."""
+        return to_integers(self.pixels, self.bits)
 
 
-def rounded(pixels: np.ndarray, bits: int) -> np.ndarray:
-    """Values in [0,1] (others are clamped) as the nearest of 8 or 16 bits: uint8 or uint16, same shape."""
+def to_integers(pixels: np.ndarray, bits: int) -> np.ndarray:
+    """Round values in [0,1] (others are clamped) to the nearest of 8 or 16 bits: uint8 or uint16, same
+    shape.
+    """
     top = _top(bits)
     values = np.floor(np.clip(np.asarray(pixels, np.float64), 0, 1) * top + 0.5)
     return values.astype(np.uint8 if bits == 8 else np.uint16)
 
 
-def read(path: str | os.PathLike[str]) -> Picture:
-    """A picture file, turned as its EXIF says, its colours converted from its ICC profile to sRGB.
+def read_image(path: str | os.PathLike[str]) -> ImageData:
+    """Read an image file, turned as its EXIF orientation says, with colours converted from its ICC profile to
+    sRGB.
 
-    Raises: FileNotFoundError; ValueError, one line that names the file, for what is broken or not supported:
-    CMYK and other colour spaces, more than 8 bits in colour other than PNG, profiles at 16 bits, several
-    frames.
+    Raises: FileNotFoundError; ValueError, one line that names the file, for one that is broken or not
+        supported: CMYK and other colour spaces, more than 8 bits in colour except in PNG, profiles at 16
+        bits, several frames.
     """
     path = Path(path)
     with _reading(path), Image.open(path) as file:
-        if file.format not in READ:
-            raise ValueError(f"{file.format} is not supported: expected one of {', '.join(READ)}")
+        if file.format not in READ_FORMATS:
+            raise ValueError(f"{file.format} is not supported: expected one of {', '.join(READ_FORMATS)}")
         frames = getattr(file, "n_frames", 1)
-        if frames > 1 and file.format != "MPO":  # of a phone: the first is the picture, others are extras
-            raise ValueError(f"expected one picture, got {frames} frames")
+        if frames > 1 and file.format != "MPO":  # MPO, of phones: the first frame is the photo
+            raise ValueError(f"expected one frame, got {frames}")
         values, bits = _values(path, file)
-        turn = file.getexif().get(ORIENTATION, 1)  # after loading: TIFF's reader turns the picture itself
+        turn = file.getexif().get(
+            ORIENTATION, 1
+        )  # after loading, since the TIFF reader turns the image itself
         if profile := file.info.get("icc_profile"):
             values = _to_srgb(values, bits, profile)
     pixels = np.ascontiguousarray(_upright(values, turn)).astype(np.float32) / np.float32(_top(bits))
-    return Picture(pixels, bits, path.name)
+    return ImageData(pixels, bits, path.name)
 
 
-def write(path: str | os.PathLike[str], pixels: np.ndarray, bits: int = 8) -> None:
-    """Write [H,W,D], whole or not at all; floats in [0,1] are rounded, integers must be of `bits`.
+def write_image(path: str | os.PathLike[str], pixels: np.ndarray, bits: int = 8) -> None:
+    """Write [H,W,D], whole or not at all; floats in [0,1] are rounded, integers must have `bits` bits.
 
-    Raises: ValueError for what the file's kind cannot hold, such as 16 bits in anything but PNG; OSError.
+    Raises: ValueError for what the file format cannot hold, such as 16 bits in any format but PNG; OSError.
     """
     path = Path(path)
     if pixels.ndim != 3 or not 1 <= pixels.shape[2] <= 4 or not pixels.size:
         raise ValueError(f"pixels: expected [H, W, 1 to 4], got {tuple(pixels.shape)}")
-    values = rounded(pixels, bits) if pixels.dtype.kind == "f" else pixels
+    values = to_integers(pixels, bits) if pixels.dtype.kind == "f" else pixels
     if values.dtype != (np.uint8 if _top(bits) == 255 else np.uint16):
         raise ValueError(f"pixels: expected float or {bits}-bit integers, got {values.dtype}")
-    kind, name = path.suffix.lower(), NAMES[pixels.shape[2]]
+    kind, name = path.suffix.lower(), CHANNEL_NAMES[pixels.shape[2]]
     if bits == 16:
         if kind != ".png":
-            raise ValueError(f"{path}: 16 bits can be written as .png alone")
+            raise ValueError(f"{path}: expected .png for 16 bits, got {kind}")
         data = png16.encode(values)
-        with replaced(path) as temp:
+        with atomic_write(path) as temp:
             temp.write_bytes(data)
         return
     if kind not in Image.registered_extensions():
-        raise ValueError(f"{path}: no such kind of picture; expected .png, .jpg, .webp, .avif, .tif ...")
+        raise ValueError(
+            f"{path}: expected an image format such as .png, .jpg, .webp, .avif or .tif, got {kind}"
+        )
     image = Image.fromarray(values[..., 0] if values.shape[2] == 1 else values, MODES[values.shape[2]])
-    with replaced(path) as temp:
+    with atomic_write(path) as temp:
         try:
-            image.save(temp, **SAVED.get(kind, {}))
+            image.save(temp, **SAVE_OPTIONS.get(kind, {}))
         except (KeyError, ValueError, OSError) as error:
             if isinstance(error, OSError) and error.errno:
                 raise
@@ -132,7 +141,10 @@ def _top(bits: int) -> int:
 
 
 def _values(path: Path, file: Image.Image) -> tuple[np.ndarray, int]:
-    """The pixels as stored, uint8 or uint16 [H,W,D], and their bits.  Raises: ValueError, and as Pillow."""
+    """Return the pixels as stored, uint8 or uint16 [H,W,D], and their bits.
+
+    Raises: ValueError, and as Pillow.
+    """
     mode, kind = file.mode, file.format
     if kind == "PNG" and png16.depth(path) == 16:
         return png16.decode(path.read_bytes()), 16
@@ -153,7 +165,7 @@ def _values(path: Path, file: Image.Image) -> tuple[np.ndarray, int]:
 
 
 def _deep(file: Image.Image) -> bool:
-    """Whether a file of colours has more bits than Pillow is about to read."""
+    """Return whether a colour file has more bits than Pillow would read."""
     if file.format == "TIFF":
         return max(file.tag_v2.get(BITS_PER_SAMPLE, (1,))) > 8  # type: ignore[attr-defined]
     if file.format == "PPM":
@@ -163,9 +175,10 @@ def _deep(file: Image.Image) -> bool:
 
 
 def _to_srgb(values: np.ndarray, bits: int, profile: bytes) -> np.ndarray:
-    """The pixels with their colours converted from an ICC profile; alpha stays as it is.
+    """Return the pixels with their colours converted from an ICC profile; alpha does not change.
 
-    Raises: ValueError, which names the profile, where it is broken, of another kind, or the bits are 16.
+    Raises: ValueError, which names the profile, where it is broken or of another kind, or where the image has
+        16 bits.
     """
     from PIL import ImageCms
 
@@ -177,9 +190,9 @@ def _to_srgb(values: np.ndarray, bits: int, profile: bytes) -> np.ndarray:
         made = ImageCms.buildTransform(
             given, ImageCms.createProfile("sRGB"), mode, "RGB", ImageCms.Intent.RELATIVE_COLORIMETRIC,
             ImageCms.Flags.BLACKPOINTCOMPENSATION,
-        )  # fmt: skip
+        )
     except (ImageCms.PyCMSError, OSError) as error:
-        raise ValueError(f"its ICC profile cannot be used for {NAMES[colours]}: {error}") from error
+        raise ValueError(f"its ICC profile cannot be used for {CHANNEL_NAMES[colours]}: {error}") from error
 
     def through(part: np.ndarray) -> np.ndarray:
         image = Image.fromarray(part[..., 0] if grey else np.ascontiguousarray(part), mode)
@@ -189,7 +202,7 @@ def _to_srgb(values: np.ndarray, bits: int, profile: bytes) -> np.ndarray:
 
     levels = [np.linspace(0, 255, 17).astype(np.uint8)] * colours
     probe = np.stack(np.meshgrid(*levels, indexing="ij"), -1).reshape(1, -1, colours)
-    if np.abs(through(probe).astype(int) - probe).max() <= SAME:
+    if np.abs(through(probe).astype(int) - probe).max() <= MAX_SRGB_ERROR:
         return values
     if bits == 16:
         raise ValueError(f"the ICC profile {name!r} at 16 bits is not supported: convert it to sRGB first")
@@ -197,7 +210,7 @@ def _to_srgb(values: np.ndarray, bits: int, profile: bytes) -> np.ndarray:
 
 
 def _upright(values: np.ndarray, turn: int) -> np.ndarray:
-    """Pixels turned as EXIF's orientation says, 1 to 8; others mean nothing and change nothing."""
+    """Return pixels turned as EXIF's orientation says, 1 to 8; any other value changes nothing."""
     if turn in (5, 6, 7, 8):
         values = values.swapaxes(0, 1)
     return values[:: -1 if turn in (3, 4, 7, 8) else 1, :: -1 if turn in (2, 3, 6, 7) else 1]
@@ -205,12 +218,12 @@ def _upright(values: np.ndarray, turn: int) -> np.ndarray:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """One ValueError that names the file for all that Pillow raises where it is broken."""
+    """Turn all that Pillow raises for a broken file into one ValueError that names the file."""
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such picture")
+        raise FileNotFoundError(f"{path}: no such image")
     try:
         yield
     except UnidentifiedImageError:
-        raise ValueError(f"{path}: cannot read the picture: of no kind that is known") from None
+        raise ValueError(f"{path}: cannot read the image: its format is not known") from None
     except (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path}: cannot read the picture: {error}") from error
+        raise ValueError(f"{path}: cannot read the image: {error}") from error

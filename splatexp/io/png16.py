@@ -1,4 +1,4 @@
-"""PNG with 16 bits per channel, which Pillow cuts to 8 where there is colour: read and written in numpy.
+"""Reading and writing of PNG with 16 bits per channel, which Pillow cuts to 8 in colour images; in numpy.
 
 Source: W3C Recommendation "Portable Network Graphics (PNG) Specification (Third Edition)", 2025.
 """
@@ -15,7 +15,7 @@ import numpy as np
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 CHANNELS = {0: 1, 2: 3, 4: 2, 6: 4}  # by colour type
 KINDS = {channels: kind for kind, channels in CHANNELS.items()}
-PASSES = (  # of an interlaced picture: first column, first row, steps
+PASSES = (  # of an interlaced image: first column, first row, steps
     (0, 0, 8, 8),
     (4, 0, 8, 8),
     (0, 4, 4, 8),
@@ -28,16 +28,16 @@ NONE, SUB, UP, AVERAGE, PAETH = range(5)
 
 
 def depth(path: Path) -> int:
-    """Bits per channel that a PNG file says it has; 0 where it is no PNG."""
+    """Return the bits per channel that a PNG file states; 0 for a file that is not a PNG."""
     with path.open("rb") as file:
         head = file.read(25)
     return head[24] if head.startswith(SIGNATURE) and len(head) == 25 else 0
 
 
 def decode(data: bytes) -> np.ndarray:
-    """The pixels of a PNG file of 16 bits as uint16 [H,W,D]; a transparent colour becomes alpha.
+    """Return the pixels of a 16-bit PNG file as uint16 [H,W,D]; a transparent colour becomes alpha.
 
-    Raises: ValueError for a file that is broken or has other than 16 bits.
+    Raises: ValueError for a file that is broken or does not have 16 bits.
     """
     width = height = kind = interlaced = 0
     packed, clear = [], b""
@@ -78,7 +78,7 @@ def decode(data: bytes) -> np.ndarray:
 
 
 def encode(pixels: np.ndarray) -> bytes:
-    """A PNG file of uint16 [H,W,D]; each line has the filter that leaves the smallest differences."""
+    """Return a PNG file of uint16 [H,W,D]; each line has the filter that leaves the smallest differences."""
     height, width, channels = pixels.shape
     step = 2 * channels
     now = pixels.astype(">u2").view(np.uint8).reshape(height, -1).astype(np.int16)
@@ -94,7 +94,10 @@ def encode(pixels: np.ndarray) -> bytes:
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Names and payloads up to IEND, sums checked.  Raises: ValueError."""
+    """Yield names and payloads of the chunks up to IEND, and check their checksums.
+
+    Raises: ValueError.
+    """
     at, name = len(SIGNATURE), b""
     while name != b"IEND":
         size, name = struct.unpack_from(">I4s", data, at)  # struct.error where the file ends
@@ -111,7 +114,7 @@ def _chunk(name: bytes, payload: bytes) -> bytes:
 
 
 def _shifted(lines: np.ndarray, rows: int, columns: int) -> np.ndarray:
-    """The bytes so far above and to the left of each; 0 outside."""
+    """Return the bytes that lie `rows` above and `columns` to the left of each byte; 0 outside."""
     moved = np.zeros_like(lines)
     height, width = lines.shape
     if columns < width:
@@ -120,15 +123,16 @@ def _shifted(lines: np.ndarray, rows: int, columns: int) -> np.ndarray:
 
 
 def _paeth(left: np.ndarray, up: np.ndarray, corner: np.ndarray) -> np.ndarray:
-    """Which of the three is nearest to left + up - corner; the first where they are equally near."""
+    """Return which of the three is closest to left + up - corner; the first where two are equally close."""
     a, b, c = abs(up - corner), abs(left - corner), abs(left + up - 2 * corner)
     return np.where((a <= b) & (a <= c), left, np.where(b <= c, up, corner))
 
 
 def _unfiltered(lines: np.ndarray, step: int) -> np.ndarray:
-    """Lines [H, 1 + bytes] without their filters; step: bytes of a pixel.
+    """Return lines [H, 1 + bytes] without their filters; step: bytes of a pixel.
 
-    Each byte needs those left, above and above left of it, so a whole diagonal can be done at once.
+    Each byte needs those to the left, above and above left, so a whole diagonal can be decoded at once.
+
     Raises: ValueError for an unknown filter.
     """
     filters, lines = lines[:, 0], lines[:, 1:]
@@ -137,7 +141,7 @@ def _unfiltered(lines: np.ndarray, step: int) -> np.ndarray:
     height, width = len(lines), lines.shape[1] // step
     given, out = lines.reshape(height, width, step), np.empty((height, width, step), np.uint8)
     masks = [(filters == kind)[:, None] for kind in (SUB, UP, AVERAGE, PAETH)]
-    # the last diagonal and the one before by rows, with a row of zeros above the picture
+    # the last diagonal and the one before it, by rows, with a row of zeros above the image
     last, before = np.zeros((2, height + 1, step), np.int16)
     for at in range(width + height - 1):
         rows = np.arange(max(0, at - width + 1), min(height, at + 1))

@@ -92,10 +92,10 @@ def resume_state(
         state = TrainingState.from_checkpoint(tensors, metadata, recipe.raster.device)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    for name in ("isotropic", "form"):
-        saved, wanted = getattr(state.splats, name, None), getattr(recipe.model, name, None)
+    for attribute, key in (("isotropic", "isotropic"), ("parametrization", "covariance")):
+        saved, wanted = getattr(state.splats, attribute, None), getattr(recipe.model, key, None)
         if saved != wanted:
-            raise ValueError(f"model.{name}: expected {saved} as in {path.name}, got {wanted}")
+            raise ValueError(f"model.{key}: expected {saved} as in {path.name}, got {wanted}")
     recipe.raster.with_required_params(state.splats)
     if sh_message:
         messages.append(sh_message)

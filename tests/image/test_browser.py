@@ -42,7 +42,7 @@ def page(browser, tmp_path):
     (tmp_path / "photo.gsi").write_bytes(data)
     original = 1 - decode.decode(data) / 255
     image_file.write_image(tmp_path / "photo.png", original)
-    with viewer.serve(tmp_path / "photo.gsi", truth=str(tmp_path / "photo.png")) as address:
+    with viewer.serve(tmp_path / "photo.gsi", original=str(tmp_path / "photo.png")) as address:
         errors(browser)  # forget those of the test before
         browser.get(address)
         wait_until(lambda: requests(browser), "the page has requested an image")

@@ -37,26 +37,26 @@ def photos(tmp_path):
     folder = tmp_path / "photos"
     y, x = np.mgrid[:24, :40] / 8
     smooth = np.stack([np.sin(x), np.cos(y), np.sin(x + y)], -1) / 2.5 + 0.5
-    image_file.write(folder / "a.png", smooth)
-    image_file.write(folder / "b.png", smooth[..., :1], 16)
+    image_file.write_image(folder / "a.png", smooth)
+    image_file.write_image(folder / "b.png", smooth[..., :1], 16)
     (folder / "c.png").write_text("no picture")
     (folder / "notes.txt").write_text("no picture at all")
     return folder
 
 
 def test_there_and_back(image, photos, tmp_path):
-    status, out, err = image("encode", "photos/a.png", "a.gsi", "bytes=300", "levels=2")
+    status, out, err = image("encode", "photos/a.png", "a.gsi", "bytes=300", "layers=2")
     assert status == 0 and not err
     assert "photos/a.png -> a.gsi" in out and f"{(tmp_path / 'a.gsi').stat().st_size:,} bytes" in out
     assert image("decode", "a.gsi", "a.png")[0] == 0
-    found, truth = image_file.read("a.png"), image_file.read("photos/a.png")
+    found, truth = image_file.read_image("a.png"), image_file.read_image("photos/a.png")
     assert found.bits == 8 and np.abs(found.pixels - truth.pixels).mean() < 0.05
     assert image("decode", "a.gsi", "b.png", "scale=2", "crop=10,6,50,30", "layers=1")[0] == 0
-    assert image_file.read("b.png").pixels.shape == (30, 50, 3)
+    assert image_file.read_image("b.png").pixels.shape == (30, 50, 3)
     before = (tmp_path / "a.png").read_bytes()
     status, out, err = image("decode", "a.gsi", "layers=1")  # beside it, where the original may lie
     assert (status, out) == (2, "") and (tmp_path / "a.png").read_bytes() == before
-    assert err == "error: a.png: is there already; name another target, or say overwrite=true\n"
+    assert err == "error: a.png exists already; name a different target, or say overwrite=true\n"
     assert image("decode", "a.gsi", "layers=1", "overwrite=true")[0] == 0
     assert (tmp_path / "a.png").read_bytes() != before
     assert image("decode", "a.gsi", "suffix=.webp")[0] == 0 and (tmp_path / "a.webp").exists()
@@ -67,10 +67,10 @@ def test_nothing_beside_a_source_is_replaced_unasked(image, photos):
         assert image("encode", f"photos/{name}.png")[0] == 0
     before = {path: path.read_bytes() for path in photos.iterdir()}
     status, _, err = image("decode", "photos")
-    assert status == 2 and "photos/a.png: is there already (and 1 more)" in err
+    assert status == 2 and "photos/a.png exists already (and 1 more)" in err
     assert image("encode", "photos/a.png", "bytes=200")[0] == 2
     (photos / "c.png").unlink()
-    assert image("encode", "photos", "missing=true") == (0, "", "")
+    assert image("encode", "photos", "skip_existing=true") == (0, "", "")
     assert all(path.read_bytes() == data for path, data in before.items() if path.name != "c.png")
     assert image("encode", "photos/a.png", "bytes=200", "overwrite=true")[0] == 0
     assert image("encode", "photos/a.png", "photos/a.gsi")[0] == 0  # named
@@ -79,19 +79,19 @@ def test_nothing_beside_a_source_is_replaced_unasked(image, photos):
 def test_a_folder_with_a_picture_that_is_none(image, photos, tmp_path):
     status, out, err = image("encode", "photos", "new", "bytes=400", "jobs=2")
     assert status == 1
-    assert err.splitlines() == ["error: photos/c.png: cannot read the picture: of no kind that is known"]
+    assert err.splitlines() == ["error: photos/c.png: cannot read the image: its format is not known"]
     assert sorted(line.split(":")[0] for line in out.splitlines()) == [
         "photos/a.png -> new/a.gsi",
         "photos/b.png -> new/b.gsi",
     ]
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["a.gsi", "b.gsi"]
     before = (tmp_path / "new/a.gsi").stat().st_mtime_ns
-    assert image("encode", "photos/a.png", "photos/b.png", "new/", "missing=true")[:2] == (0, "")
+    assert image("encode", "photos/a.png", "photos/b.png", "new/", "skip_existing=true")[:2] == (0, "")
     assert (tmp_path / "new/a.gsi").stat().st_mtime_ns == before
     assert image("decode", "new", "back", "suffix=.png")[0] == 0
-    assert image_file.read("back/b.png").bits == 16
+    assert image_file.read_image("back/b.png").bits == 16
     status, out, err = image("decode", "new", "back", "suffix=.jpg")
-    assert status == 1 and "16 bits can be written as .png alone" in err and "back/a.jpg" in out
+    assert status == 1 and "expected .png for 16 bits, got .jpg" in err and "back/a.jpg" in out
 
 
 def test_what_is_refused_is_one_line(image, photos, tmp_path):
@@ -108,14 +108,14 @@ def test_what_is_refused_is_one_line(image, photos, tmp_path):
         (["decode", "a.gsi", "a.png", "crop=0,0,99,9"], 1, "crop"),
         (["decode", "a.gsi", "a.png", "scale=big"], 2, "scale: expected a number, got 'big'"),
         (["decode", "a.gsi", "a.png", "layers=2"], 1, "layers"),
-        (["decode", "photos/a.png", "x.png"], 1, "not a .gsi file"),
-        (["decode", "a.gsi", "a.doc"], 1, "a.doc: no such kind of picture"),
+        (["decode", "photos/a.png", "x.png"], 1, "expected a .gsi file"),
+        (["decode", "a.gsi", "a.doc"], 1, "a.doc: expected an image format"),
         (["decode", "a.gsi", "d.png", "suffix=.webp"], 2, "suffix: expected none where the target is named"),
         (["decode", "a.gsi", "d.png", "scale=1e4"], 1, "take a crop or a smaller scale"),
         (["encode", "photos/a.png", "photos/b.png", "both.gsi"], 2, "both.gsi: expected a folder"),
         (["info", "none.gsi"], 1, "none.gsi: no such file"),
-        (["info", "notes"], 1, "notes: not a .gsi file"),
-        (["view", "notes"], 2, "notes: not a .gsi file"),
+        (["info", "notes"], 1, "notes: expected a .gsi file"),
+        (["view", "notes"], 2, "notes: expected a .gsi file"),
         (["view", "a.gsi", "port=-1"], 2, "port: expected a number in [0, 65535], got -1"),
         (["bench", "photos", "codecs=jpeg", "foo=3"], 2, "foo: is for .gsi, expected gsi among codecs"),
         (["bench", "photos", "codecs=jpeg", "bpp=1"], 2, "bpp: is for .gsi, expected gsi among codecs"),
@@ -140,32 +140,32 @@ def test_what_is_refused_is_one_line(image, photos, tmp_path):
 
 
 def test_a_file_that_was_cut_off_is_decoded_as_far_as_it_goes(image, photos, tmp_path):
-    image("encode", "photos/a.png", "a.gsi", "levels=2")
+    image("encode", "photos/a.png", "a.gsi", "layers=2")
     (tmp_path / "cut.gsi").write_bytes((tmp_path / "a.gsi").read_bytes()[:-9])
-    with pytest.warns(UserWarning, match="cut.gsi: cut off: 1 of 2 layers are there"):
+    with pytest.warns(UserWarning, match="cut.gsi: truncated: 1 of 2 layers are there"):
         assert image("decode", "cut.gsi", "cut.png")[0] == 0
     done = python("-m", "splatexp.image", "decode", "cut.gsi", "cut.png", cwd=tmp_path)
-    assert done.stderr == "warning: cut.gsi: cut off: 1 of 2 layers are there\n"
+    assert done.stderr == "warning: cut.gsi: truncated: 1 of 2 layers are there\n"
     assert done.stdout == "cut.gsi -> cut.png: 40 x 24\n"
     image("decode", "a.gsi", "one.png", "layers=1")
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "cut.png").read_bytes()
     out = image("info", "cut.gsi")[1]
-    assert "cut off: 1 of 2 layers are there" in out
+    assert "truncated: 1 of 2 layers are there" in out
     (tmp_path / "more.gsi").write_bytes((tmp_path / "a.gsi").read_bytes() + b"stray")
     status, out, err = image("info", "more.gsi", "none.gsi", "a.gsi")  # one fails, the rest goes on
     assert status == 1 and err == "error: none.gsi: no such file or directory\n"
     assert "  all layers are there, then 5 bytes that are no whole section\n" in out
-    assert "cut off" not in out and "\na.gsi: " in out
+    assert "truncated" not in out and "\na.gsi: " in out
 
 
 def test_info_adds_up(image, photos, tmp_path):
-    image("encode", "photos/a.png", "a.gsi", "levels=2")
+    image("encode", "photos/a.png", "a.gsi", "layers=2")
     found = json.loads(image("info", "a.gsi", "json=true")[1])
     size = (tmp_path / "a.gsi").stat().st_size
     assert found["bytes"] == size == sum(section["bytes"] for section in found["sections"])
     assert found["bpp"] == pytest.approx(8 * size / (24 * 40))
     assert found["gaussians"] == sum(layer["gaussians"] for layer in found["layers"])
-    assert found == json.loads(describe.as_json(describe.described(tmp_path / "a.gsi"))) | {"file": "a.gsi"}
+    assert found == json.loads(describe.to_json(describe.describe(tmp_path / "a.gsi"))) | {"file": "a.gsi"}
     payload = sum(s["bytes"] - gsi.FRAME - 4 for s in found["sections"] if s["name"] == "LAYR")
     told = sum(sum(layer["bits"].values()) for layer in found["layers"]) / 8
     assert told == pytest.approx(payload, rel=0.25)  # each stream alone, rounded to bytes
@@ -189,44 +189,48 @@ def test_a_name_that_is_no_text_is_written_and_said(image, photos, tmp_path):
 
 
 def test_the_page_shows_what_the_decoder_draws(image, photos, tmp_path):
-    image("encode", "photos/a.png", "a.gsi", "levels=2")
-    with viewer.serving(tmp_path / "a.gsi", truth=str(photos / "a.png")) as address:
+    image("encode", "photos/a.png", "a.gsi", "layers=2")
+    with viewer.serve(tmp_path / "a.gsi", original=str(photos / "a.png")) as address:
 
         def get(path: str) -> bytes:
             with urllib.request.urlopen(address + path, timeout=20) as answer:
                 return answer.read()
 
         about = json.loads(get("/about"))
-        assert (about["width"], about["height"], len(about["layers"]), about["truth"]) == (40, 24, 2, True)
+        assert (about["width"], about["height"], len(about["layers"]), about["original"]) == (40, 24, 2, True)
         assert b"<canvas" in get("/")
-        (tmp_path / "drawn.png").write_bytes(get("/drawn?x=8&y=4&width=50&height=40&scale=2.5&layers=1"))
+        (tmp_path / "drawn.png").write_bytes(get("/render?x=8&y=4&width=50&height=40&scale=2.5&layers=1"))
         image("decode", "a.gsi", "b.png", "scale=2.5", "crop=8,4,50,40", "layers=1")
-        assert np.array_equal(image_file.read("drawn.png").pixels, image_file.read("b.png").pixels)
+        assert np.array_equal(
+            image_file.read_image("drawn.png").pixels, image_file.read_image("b.png").pixels
+        )
         (tmp_path / "truth.png").write_bytes(get("/original"))
-        assert np.array_equal(image_file.read("truth.png").pixels, image_file.read("photos/a.png").pixels)
+        assert np.array_equal(
+            image_file.read_image("truth.png").pixels, image_file.read_image("photos/a.png").pixels
+        )
         rows = np.frombuffer(get("/outlines"), "<f4").reshape(-1, 6)
         assert len(rows) == sum(about["layers"])
         for path, status in (
-            ("/drawn?x=0", 400), ("/drawn?x=0&y=0&width=9&height=9&scale=1e9&layers=1", 400),
-            ("/drawn?x=0&y=0&width=900&height=9&scale=1&layers=1", 400), ("/etc/passwd", 404),
+            ("/render?x=0", 400), ("/render?x=0&y=0&width=9&height=9&scale=1e9&layers=1", 400),
+            ("/render?x=0&y=0&width=900&height=9&scale=1&layers=1", 400), ("/etc/passwd", 404),
         ):  # fmt: skip
             with pytest.raises(urllib.error.HTTPError) as error:
                 get(path)
             assert error.value.code == status
             error.value.close()
-        with viewer.serving(tmp_path / "a.gsi") as other:  # the next port
+        with viewer.serve(tmp_path / "a.gsi") as other:  # the next port
             assert other != address
     assert not [thread for thread in threading.enumerate() if thread.daemon and "serve" in thread.name]
     with pytest.raises(ValueError, match="truth: expected 40 x 24"):
-        image_file.write(tmp_path / "small.png", np.zeros((2, 2, 3)))
-        viewer.Shown(tmp_path / "a.gsi", tmp_path / "small.png")
+        image_file.write_image(tmp_path / "small.png", np.zeros((2, 2, 3)))
+        viewer.GsiPage(tmp_path / "a.gsi", tmp_path / "small.png")
 
 
 def test_outlines_are_the_ellipses_of_the_covariances(tmp_path):
     header = header_of()
     layer = layer_of(header, 40, log2=(-1, 3), shear=3)
     (tmp_path / "a.gsi").write_bytes(gsi.dump(header, [layer]))
-    rows = np.frombuffer(viewer.Shown(tmp_path / "a.gsi").outlines, "<f4").reshape(-1, 6).astype(float)
+    rows = np.frombuffer(viewer.GsiPage(tmp_path / "a.gsi").outlines, "<f4").reshape(-1, 6).astype(float)
     drawn = symbols.gaussians(header, gsi.load((tmp_path / "a.gsi").read_bytes()).layers[0])
     cos, sin = np.cos(rows[:, 4]), np.sin(rows[:, 4])
     turn = np.stack([np.stack([cos, -sin], -1), np.stack([sin, cos], -1)], -2)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from splatexp.image import tasks
-from splatexp.image.files import Pair, each
+from splatexp.image.files import FilePair, run_each
 from splatexp.io import image_file
 
 COMMAND = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
@@ -32,11 +32,11 @@ def child(tmp_path, monkeypatch):
 
 def test_what_it_warns_of_comes_through(child):
     child('echo "warning: quality: expected 60 dB, reached 38" >&2; echo "$4 -> $5"')
-    found, said = [Pair(Path(f"{name}.png"), Path(f"{name}.gsi")) for name in "ab"], []
+    found, said = [FilePair(Path(f"{name}.png"), Path(f"{name}.gsi")) for name in "ab"], []
     with pytest.warns(UserWarning) as warned:
-        apart = tasks.Apart()
-        assert not each(
-            found, lambda p: apart.encode(p, []), 2, lambda *line: said.append(line), "", apart.end
+        processes = tasks.EncoderProcesses()
+        assert not run_each(
+            found, lambda p: processes.encode(p, []), 2, lambda *line: said.append(line), "", processes.stop
         )
     assert sorted(said) == [("a.png -> a.gsi", False), ("b.png -> b.gsi", False)]
     expected = [f"{name}.png: quality: expected 60 dB, reached 38" for name in "ab"]
@@ -54,47 +54,52 @@ def test_what_it_warns_of_comes_through(child):
 def test_how_it_failed_is_said_in_words(child, script, why):
     child(script)
     with pytest.raises(ValueError, match=f"^{why}$"):
-        tasks.Apart().encode(Pair(Path("a.png"), Path("a.gsi")), [])
+        tasks.EncoderProcesses().encode(FilePair(Path("a.png"), Path("a.gsi")), [])
 
 
 def test_one_that_does_not_stop_is_killed(child, monkeypatch, tmp_path):
     child("trap '' INT; touch started; while true; do sleep 0.05; done")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(tasks, "PATIENCE", 0.2)
-    apart, found = tasks.Apart(), [Pair(Path(f"{name}.png"), Path(f"{name}.gsi")) for name in "ab"]
+    monkeypatch.setattr(tasks, "STOP_SECONDS", 0.2)
+    processes, found = (
+        tasks.EncoderProcesses(),
+        [FilePair(Path(f"{name}.png"), Path(f"{name}.gsi")) for name in "ab"],
+    )
     ended = []
 
-    def stopping(pair: Pair) -> str:
+    def stopping(pair: FilePair) -> str:
         if pair.source.name == "a.png":
-            return apart.encode(pair, [])
+            return processes.encode(pair, [])
         _until(lambda: Path("started").exists())
         raise SystemExit  # as an interruption would, in the thread that waits
 
     def end() -> None:
-        apart.end()
+        processes.stop()
         ended.append(True)
 
     with pytest.raises(SystemExit):
-        each(found, stopping, 2, lambda *line: None, "", end)
-    assert ended and not apart._running
+        run_each(found, stopping, 2, lambda *line: None, "", end)
+    assert ended and not processes._running
     with pytest.raises(ValueError, match="stopped"):
-        apart.encode(found[0], [])
+        processes.encode(found[0], [])
 
 
 def test_more_threads_than_any_machine_has_are_refused():
-    from splatexp.image.encode import check
+    from splatexp.image.encode import check_settings
 
     for words in (["threads=1024"], ["quality=40", "threads=0"], ["bpp=0.001"]):
-        check(words)
+        check_settings(words)
     with pytest.raises(ValueError, match=r"threads: expected a number in \[0, 1024\], got 100000"):
-        check(["threads=100000"])
+        check_settings(["threads=100000"])
     with pytest.raises(ValueError, match="quality: expected a number in"):
-        check(["quality=100"])
+        check_settings(["quality=100"])
 
 
 def test_an_interruption_of_a_folder_ends_all_and_leaves_nothing(tmp_path):
     for name in "abc":
-        image_file.write(tmp_path / "photos" / f"{name}.png", np.random.default_rng(0).random((40, 40, 3)))
+        image_file.write_image(
+            tmp_path / "photos" / f"{name}.png", np.random.default_rng(0).random((40, 40, 3))
+        )
     words = ["encode", "photos", "new", "bpp=1", "steps=1000000", "jobs=2"]
     settings = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     process = subprocess.Popen(

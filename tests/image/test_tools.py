@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from splatexp.image.bench import bdrate, chart, codecs, fidelity
-from splatexp.image.files import PICTURES, Pair, each, one_line, pairs
+from splatexp.image.files import IMAGE_SUFFIXES, FilePair, file_pairs, one_line, run_each
 from splatexp.io import image_file
 from splatexp.io.atomic import write_text
 
@@ -69,14 +69,14 @@ def test_psnr_is_over_all_channels():
     assert fidelity.psnr(image, truth) == pytest.approx(20 * math.log10(255 * 2))
     assert fidelity.psnr(truth, truth) == 100
     for wrong in (truth[:7], truth.astype(np.uint16)):
-        with pytest.raises(ValueError, match="expected pictures of the same size and bits"):
+        with pytest.raises(ValueError, match="expected images of the same size and bits"):
             fidelity.psnr(wrong, truth)
 
 
 def test_ms_ssim_is_that_of_torchmetrics():
-    from splatexp.evaluation.metrics import mend_torchvision
+    from splatexp.evaluation.metrics import patch_torchvision_import
 
-    mend_torchvision()
+    patch_torchvision_import()
     from torchmetrics.functional.image import multiscale_structural_similarity_index_measure as theirs
 
     truth = photo(190, 200)
@@ -87,25 +87,25 @@ def test_ms_ssim_is_that_of_torchmetrics():
     assert fidelity.ms_ssim(truth[:100], truth[:100]) is None
 
 
-@pytest.mark.parametrize("name", codecs.CODERS)
+@pytest.mark.parametrize("name", codecs.CODECS)
 def test_curves_of_other_codecs_rise(name):
-    coder, picture = codecs.CODERS[name], image_file.Picture(photo() / np.float32(255))
+    coder, picture = codecs.CODECS[name], image_file.ImageData(photo() / np.float32(255))
     assert coder.version()
     found = []
     for quality in coder.qualities[:: len(coder.qualities) - 1]:
         data = coder.encode(picture, quality)
-        found.append((len(data), fidelity.psnr(codecs.decoded(data, 3), picture.integers())))
+        found.append((len(data), fidelity.psnr(codecs.decode(data, 3), picture.integers())))
     assert found[0][0] < found[1][0] and found[0][1] + 2 < found[1][1]
-    grey = image_file.Picture(photo(40, 40, 1) / np.float32(255))
-    assert codecs.decoded(coder.encode(grey, 80), 1).shape == (40, 40, 1)
-    with pytest.raises(ValueError, match="holds 8 bits"):
-        coder.encode(image_file.Picture(grey.pixels, 16), 80)
+    grey = image_file.ImageData(photo(40, 40, 1) / np.float32(255))
+    assert codecs.decode(coder.encode(grey, 80), 1).shape == (40, 40, 1)
+    with pytest.raises(ValueError, match="expected an image of 8 bits"):
+        coder.encode(image_file.ImageData(grey.pixels, 16), 80)
     with pytest.raises(ValueError, match="cannot hold grey and alpha"):
-        coder.encode(image_file.Picture(grey.pixels.repeat(2, -1)), 80)
+        coder.encode(image_file.ImageData(grey.pixels.repeat(2, -1)), 80)
 
 
 def test_jpeg_has_half_the_colours_each_way_and_a_whole_file():
-    data = codecs.CODERS["jpeg"].encode(image_file.Picture(photo() / np.float32(255)), 50)
+    data = codecs.CODECS["jpeg"].encode(image_file.ImageData(photo() / np.float32(255)), 50)
     marker = data.index(b"\xff\xc2")  # progressive; after it size, bits, height, width, components
     assert data[marker + 11] == 0x22 and data.endswith(b"\xff\xd9")
 
@@ -117,7 +117,9 @@ def test_which_file_becomes_which(tmp_path, monkeypatch):
         (tmp_path / name).touch()
 
     def told(*names: str) -> list[str]:
-        return [f"{p.source.as_posix()}>{p.target.as_posix()}" for p in pairs(names, PICTURES, ".gsi")]
+        return [
+            f"{p.source.as_posix()}>{p.target.as_posix()}" for p in file_pairs(names, IMAGE_SUFFIXES, ".gsi")
+        ]
 
     assert told("c.png") == ["c.png>c.gsi"]
     assert told("c.png", "d.gsi") == ["c.png>d.gsi"]
@@ -130,8 +132,8 @@ def test_which_file_becomes_which(tmp_path, monkeypatch):
     for names, why in (
         ((), "expected a file or a folder"),
         (("none.png",), "no such file"),
-        (("in", "out"), "both become"),
-        (("c.png", "c.png"), "got itself"),
+        (("in", "out"), "expected one source"),
+        (("c.png", "c.png"), "expected a target that differs"),
         (("in", "c.png"), "expected a folder .* got a file$"),
         (("in", "both.gsi"), "both.gsi: expected a folder .* got a file's name"),
     ):
@@ -155,18 +157,18 @@ def test_which_file_becomes_which(tmp_path, monkeypatch):
 
 
 def test_where_one_fails_the_rest_goes_on(tmp_path):
-    found = [Pair(tmp_path / name, tmp_path / "x") for name in "abc"]
+    found = [FilePair(tmp_path / name, tmp_path / "x") for name in "abc"]
     said = []
 
-    def act(pair: Pair) -> str:
+    def act(pair: FilePair) -> str:
         if pair.source.name == "b":
             raise ValueError("two\nlines")
         return pair.source.name
 
-    assert each(found, act, 2, lambda *line: said.append(line), "trying") == 1
+    assert run_each(found, act, 2, lambda *line: said.append(line), "trying") == 1
     assert sorted(said) == sorted([("a", False), ("c", False), (f"{tmp_path / 'b'}: two lines", True)])
     with pytest.raises(TypeError):  # an error of the program, not of a file
-        each(found, lambda pair: 1 + "", 2, lambda *line: None, "")  # type: ignore[operator]
+        run_each(found, lambda pair: 1 + "", 2, lambda *line: None, "")  # type: ignore[operator]
 
 
 def test_an_error_of_the_system_is_said_without_its_number(tmp_path):
@@ -182,7 +184,9 @@ def test_an_error_of_the_system_is_said_without_its_number(tmp_path):
 
 def test_a_plot_is_a_picture_with_all_curves(tmp_path):
     curves = {"gsi": (".gsi", OTHER), "jpeg": ("JPEG", UNEVEN), "webp": ("WebP", [])}
-    (tmp_path / "a.png").write_bytes(chart.drawn([chart.Panel("PSNR", curves), chart.Panel("none")], "what"))
+    (tmp_path / "a.png").write_bytes(
+        chart.draw_chart([chart.Panel("PSNR", curves), chart.Panel("none")], "what")
+    )
     with Image.open(tmp_path / "a.png") as image:
         shown = {colour for _, colour in image.convert("RGB").getcolors(1 << 20)}
         assert image.width == 2 * chart.WIDTH
@@ -191,4 +195,4 @@ def test_a_plot_is_a_picture_with_all_curves(tmp_path):
     ]
     assert near[0] <= 6 and near[1] <= 6 < near[2]
     with pytest.raises(ValueError, match="expected some points"):
-        chart.drawn([chart.Panel("none")])
+        chart.draw_chart([chart.Panel("none")])

@@ -94,7 +94,7 @@ def test_what_is_drawn_may_be_something_else_than_the_rows():
 
 
 def test_what_pictures_do_not_have_is_refused():
-    with pytest.raises(ValueError, match="raster: plane has no absgrad, depth or dropout"):
+    with pytest.raises(ValueError, match="raster: image has no absgrad, depth or dropout"):
         ImageRaster()(planes.rows(), image_camera(40, 32), absgrad=True)
     for knobs, said in (
         ({"mode": "max"}, "raster.mode: expected one of sum, normalized, alpha, got 'max'"),

@@ -5,8 +5,8 @@ import torch
 
 from splatexp.data.scene import Scene
 from splatexp.data.single_image import image_scene
-from splatexp.gaussians.covariance import FORMS, Covariance
-from splatexp.gaussians.plane import Plane
+from splatexp.gaussians.covariance import PARAMETRIZATIONS, Covariance
+from splatexp.gaussians.splats2d import Splats2D
 from splatexp.io import image_file
 
 
@@ -22,17 +22,17 @@ def pixels(width: int = 40, height: int = 32, channels: int = 3) -> np.ndarray:
 def scene(width: int = 40, height: int = 32, channels: int = 3, bits: int = 8) -> Scene:
     """That picture as a scene, rounded to its bits."""
     top = 2**bits - 1
-    values = image_file.rounded(pixels(width, height, channels), bits).astype(np.float32) / top
-    return image_scene(image_file.Picture(values, bits, "disc.png"))
+    values = image_file.to_integers(pixels(width, height, channels), bits).astype(np.float32) / top
+    return image_scene(image_file.ImageData(values, bits, "disc.png"))
 
 
 def save(path, **shape) -> None:
     """Write it as a file."""
     bits = shape.pop("bits", 8)
-    image_file.write(path, pixels(**shape), bits)
+    image_file.write_image(path, pixels(**shape), bits)
 
 
-def rows(count: int = 30, channels: int = 3, form: str = "log_cholesky", seed: int = 0) -> Plane:
+def rows(count: int = 30, channels: int = 3, form: str = "log_cholesky", seed: int = 0) -> Splats2D:
     """Gaussians anywhere in a picture of 40 x 32, of 1 to 4 px, slanted, of colours of either sign."""
     random = torch.Generator().manual_seed(seed)
     means = torch.rand(count, 2, generator=random) * torch.tensor([40.0, 32.0])
@@ -40,4 +40,4 @@ def rows(count: int = 30, channels: int = 3, form: str = "log_cholesky", seed: i
     slant = torch.randn(count, generator=random)
     covariance = Covariance(a * a, a * slant, slant * slant + b * b, (a * b).square())
     colors = 0.3 * torch.randn(count, channels, generator=random)
-    return Plane({"means": means, "shapes": FORMS[form].shapes(covariance), "colors": colors}, form)
+    return Splats2D({"means": means, "shapes": PARAMETRIZATIONS[form].shapes(covariance), "colors": colors}, form)

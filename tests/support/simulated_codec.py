@@ -1,6 +1,6 @@
 """An encoder that fits nothing, for tests of the tools around one.
 
-Equal Gaussians on a grid, as many as `bytes` or `bpp` ask for, each with the mean of its cell; `levels=2`
+Equal Gaussians on a grid, as many as `bytes` or `bpp` ask for, each with the mean of its cell; `layers=2`
 puts every other one into a second layer.
 """
 
@@ -17,17 +17,17 @@ BITS = 24  # of a Gaussian, about
 SCALE = 512  # steps of scale: half octaves
 
 
-def check(words):
+def check_settings(words):
     """Hold the words against what it knows.  Raises: ValueError."""
     if unknown := sorted(
-        {word.split("=")[0] for word in words} - {"bpp", "bytes", "quality", "levels", "threads"}
+        {word.split("=")[0] for word in words} - {"bpp", "bytes", "quality", "layers", "threads"}
     ):
         raise ValueError(f"{unknown[0]}: no such key")
 
 
 def encode(picture, words=(), *, on_step=lambda done, steps: None):
     """Something with the file's bytes.  Raises: ValueError for settings that it does not know."""
-    check(words)
+    check_settings(words)
     settings = dict(word.split("=", 1) for word in words)
     height, width, channels = picture.pixels.shape
     size = float(settings.get("bytes", float(settings.get("bpp", 0.5)) * height * width / 8))
@@ -55,7 +55,7 @@ def encode(picture, words=(), *, on_step=lambda done, steps: None):
     rows = Symbols(classes, shape, np.floor(cells).astype(int) + 1, place, steps)
     header = Header(width, height, channels, picture.bits, "normalized", 0, (0,) * channels, quantizer)
     odd = (np.add.outer(np.arange(down), np.arange(across)) % 2 == 1).ravel()
-    layers = [rows.at(~odd), rows.at(odd)] if settings.get("levels") == "2" else [rows]
+    layers = [rows.take(~odd), rows.take(odd)] if settings.get("layers") == "2" else [rows]
     on_step(1, 1)
     return SimpleNamespace(data=gsi.dump(header, layers))
 
@@ -65,9 +65,9 @@ def install(monkeypatch) -> None:
     from splatexp.image import tasks
 
     module = ModuleType("splatexp.image.encode")
-    module.encode, module.check = encode, check  # type: ignore[attr-defined]
+    module.encode, module.check_settings = encode, check_settings  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "splatexp.image.encode", module)
-    monkeypatch.setattr(tasks.Apart, "encode", lambda self, pair, words: tasks.encode(pair, words))
+    monkeypatch.setattr(tasks.EncoderProcesses, "encode", lambda self, pair, words: tasks.encode(pair, words))
 
 
 def _mean(values, across, down):

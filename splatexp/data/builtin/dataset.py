@@ -20,7 +20,7 @@ from splatexp.cameras.pinhole import Camera, look_at
 from splatexp.data.builtin import primitives, raytracer, still_life
 from splatexp.data.scene import Scene, View
 from splatexp.data.view_loader import map_parallel, resize_area
-from splatexp.io.atomic import replaced
+from splatexp.io.atomic import atomic_write
 
 BLOCK = 64  # px: rays are traced in square blocks, which fit the CPU's cache and can skip most primitives
 FIELD_OF_VIEW = math.radians(42)  # across the image
@@ -201,7 +201,7 @@ def _read_cache(file: Path, settings: Builtin) -> dict[str, np.ndarray] | None:
 def _write_cache(file: Path, made: dict[str, np.ndarray]) -> None:
     """Write the scene to the cache, whole or not at all; a failure is only a warning."""
     try:
-        with replaced(file) as part:
+        with atomic_write(file) as part:
             np.savez(part, images=made["images"], points=made["points"], colors=made["colors"])
     except OSError as error:
         warnings.warn(f"the built-in scene could not be cached: {error}", stacklevel=3)

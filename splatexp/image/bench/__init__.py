@@ -1,1 +1,1 @@
-"""The comparison of the image codec with JPEG, WebP and AVIF."""
+"""Comparison of .gsi with JPEG, WebP and AVIF over a folder of images."""

@@ -1,9 +1,9 @@
-"""Rate-distortion curves compared: by how many per cent of the bits, or dB, one lies beside another.
+"""Comparison of two rate-distortion curves: the Bjontegaard difference in rate (per cent) or in quality (dB).
 
 A curve is points (rate, quality), in any order; between them the logarithm of the rate is a piecewise cubic
 Hermite polynomial of the quality that is as monotone as its points (PCHIP).
 Source: Bjontegaard 2001, "Calculation of average PSNR differences between RD-curves" (VCEG-M33), with PCHIP
-as in JCT-VC's common test conditions.
+    as in JCT-VC's common test conditions.
 """
 
 from __future__ import annotations
@@ -17,23 +17,27 @@ Curve = Sequence[tuple[float, float]]
 
 
 def bd_rate(anchor: Curve, test: Curve, low: float = 0.0, high: float = math.inf) -> float | None:
-    """Mean change of the rate at equal quality, %, negative where `test` needs less; None without overlap.
+    """Return the mean change of the rate at equal quality, %, negative where `test` needs less; None without
+    overlap.
 
-    low, high: rates outside of this are left out, on both curves. Nothing is extrapolated.
+    Args:
+        low, high: rates outside of this range are ignored, on both curves. Nothing is extrapolated.
     """
     return _difference(anchor, test, low, high, by=1)
 
 
 def bd_psnr(anchor: Curve, test: Curve, low: float = 0.0, high: float = math.inf) -> float | None:
-    """Mean change of the quality at equal rate, in its unit (dB), on a logarithmic scale of rates.
+    """Return the mean change of the quality at equal rate, in its unit (dB), on a logarithmic scale of rates.
 
-    None without overlap; low, high: as for `bd_rate`.
+    Returns: None without overlap; low, high: as for `bd_rate`.
     """
     return _difference(anchor, test, low, high, by=0)
 
 
 def at_rate(curve: Curve, rate: float) -> float | None:
-    """The quality at a rate, linear in the rate's logarithm between the points; None outside of them."""
+    """Return the quality at a rate, linear in the rate's logarithm between the points; None outside of
+    them.
+    """
     rates, values = _rising(curve, 0)
     if not len(rates) or not rates[0] <= math.log(rate) <= rates[-1]:
         return None
@@ -41,7 +45,7 @@ def at_rate(curve: Curve, rate: float) -> float | None:
 
 
 def _difference(anchor: Curve, test: Curve, low: float, high: float, by: int) -> float | None:
-    """The mean distance of two curves along the other axis; by: 0 over rates, 1 over qualities."""
+    """Return the mean distance of two curves along the other axis; by: 0 over rates, 1 over qualities."""
     from scipy.interpolate import PchipInterpolator
 
     shapes, starts, ends = [], [], []
@@ -65,9 +69,9 @@ def _difference(anchor: Curve, test: Curve, low: float, high: float, by: int) ->
 
 
 def _rising(curve: Curve, by: int) -> tuple[np.ndarray, np.ndarray]:
-    """One axis and the other, sorted by the first, which rises strictly; by: 0 log rate, 1 quality.
+    """Return one axis and the other, sorted by the first, which rises strictly; by: 0 log rate, 1 quality.
 
-    A point that costs more than another and is no better is left out: codecs have such settings.
+    A point that costs more than another and is not better is left out, since codecs have such settings.
     """
     kept: list[tuple[float, float]] = []
     for rate, value in sorted(curve, key=lambda point: (point[0], -point[1])):

@@ -1,4 +1,6 @@
-"""A plot of curves as a PNG, drawn with Pillow: rates on a logarithmic axis, a curve and a mark per codec."""
+"""A plot of rate-distortion curves as a PNG, drawn with Pillow: a logarithmic axis of rates, a curve and a
+mark per codec.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from dataclasses import dataclass, field
 
 from PIL import Image, ImageDraw, ImageFont
 
-FINE = 3  # drawn so many times as large, then reduced
+FINE = 3  # supersampling: the plot is drawn FINE times as large, then reduced
 WIDTH, HEIGHT = 620, 440  # px of a panel
 LEFT, RIGHT, TOP, BOTTOM = 56, 24, 40, 48
 PAPER, INK, SOFT, RULE = (255, 255, 255), (28, 30, 34), (98, 102, 110), (226, 228, 232)
@@ -27,10 +29,10 @@ class Panel:
     curves: dict[str, tuple[str, Sequence[Point]]] = field(default_factory=dict)
 
 
-def drawn(panels: Sequence[Panel], caption: str = "") -> bytes:
-    """The panels side by side as the bytes of a PNG; those without points are left out.
+def draw_chart(panels: Sequence[Panel], caption: str = "") -> bytes:
+    """Return the panels side by side as the bytes of a PNG; panels without points are left out.
 
-    Raises: ValueError where no panel has any.
+    Raises: ValueError where no panel has any points.
     """
     panels = [panel for panel in panels if any(points for _, points in panel.curves.values())]
     if not panels:
@@ -75,7 +77,7 @@ class _Plot:
         shown = [(codec, *curve) for codec, curve in self.panel.curves.items() if curve[1]]
         for codec, _, points in shown:
             self._curve(codec, sorted(points))
-        y = bottom - 18 * len(shown)  # where no curve goes: they rise to the right
+        y = bottom - 18 * len(shown)  # lower right, where no curve goes
         box = (right - 138, y - 12, right - 6, bottom - 6)
         self.pen.rectangle([edge * FINE for edge in box], PAPER)
         for codec, name, _ in shown:

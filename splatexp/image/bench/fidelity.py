@@ -1,6 +1,6 @@
-"""How near a decoded picture is to the one that was encoded; numpy and scipy alone.
+"""How close a decoded image is to the original: PSNR and MS-SSIM; needs numpy and scipy alone.
 
-Notation: `image` and `truth` are integers [H,W,D] of the same bits, as files hold them.
+Notation: `image` and `reference` are integers [H,W,D] of the same bits, as files hold them.
 """
 
 from __future__ import annotations
@@ -9,33 +9,35 @@ import math
 
 import numpy as np
 
-MSE_MIN = 1e-10  # equal pictures have 100 dB, not infinity
+MSE_MIN = 1e-10  # equal images have 100 dB, not infinity
 WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # of the scales of MS-SSIM, finest first
 TAPS, SIGMA = 11, 1.5
 K1, K2 = 0.01, 0.03
 SIDE_MIN = TAPS * 2 ** (len(WEIGHTS) - 1)  # px: the window has to fit into the coarsest scale
 
 
-def psnr(image: np.ndarray, truth: np.ndarray) -> float:
-    """Peak signal-to-noise ratio in dB over all pixels and channels, alpha included; at most 100.
+def psnr(image: np.ndarray, reference: np.ndarray) -> float:
+    """Return the peak signal-to-noise ratio in dB over all pixels and channels, alpha included; at most 100.
 
-    Raises: ValueError for pictures of different sizes or bits.
+    Raises: ValueError for images of different sizes or bits.
     """
-    mse = float(np.square(_both(image, truth, "psnr")).mean())
+    mse = float(np.square(_both(image, reference, "psnr")).mean())
     return -10 * math.log10(max(mse, MSE_MIN))
 
 
-def ms_ssim(image: np.ndarray, truth: np.ndarray) -> float | None:
-    """Multi-scale structural similarity: mean over channels; None for a side below `SIDE_MIN`.
+def ms_ssim(image: np.ndarray, reference: np.ndarray) -> float | None:
+    """Return the multi-scale structural similarity, the mean over channels; None for a side below `SIDE_MIN`.
 
-    Five scales, each the mean of 2x2 of the one before, a Gaussian window of 11x11 that stays inside.
+    There are five scales, each the mean of 2x2 pixels of the one before, and a Gaussian window of 11x11 that
+    stays inside.
+
     Source: Wang, Simoncelli and Bovik 2003, "Multi-scale structural similarity for image quality assessment".
     """
-    _both(image, truth, "ms_ssim")
+    _both(image, reference, "ms_ssim")
     if min(image.shape[:2]) < SIDE_MIN:
         return None
     top = np.iinfo(image.dtype).max
-    a, b = image / np.float64(top), truth / np.float64(top)
+    a, b = image / np.float64(top), reference / np.float64(top)
     product = np.ones(image.shape[2])
     for scale, weight in enumerate(WEIGHTS):
         luminance, contrast = _similarity(a, b)
@@ -47,16 +49,19 @@ def ms_ssim(image: np.ndarray, truth: np.ndarray) -> float | None:
     return float(product.mean())
 
 
-def _both(image: np.ndarray, truth: np.ndarray, name: str) -> np.ndarray:
-    """Differences in [-1,1].  Raises: ValueError."""
-    if image.shape != truth.shape or image.dtype != truth.dtype:
-        got = f"{image.shape} {image.dtype} and {truth.shape} {truth.dtype}"
-        raise ValueError(f"{name}: expected pictures of the same size and bits, got {got}")
-    return (image.astype(np.float64) - truth) / np.iinfo(image.dtype).max
+def _both(image: np.ndarray, reference: np.ndarray, name: str) -> np.ndarray:
+    """Return the differences in [-1,1].
+
+    Raises: ValueError.
+    """
+    if image.shape != reference.shape or image.dtype != reference.dtype:
+        got = f"{image.shape} {image.dtype} and {reference.shape} {reference.dtype}"
+        raise ValueError(f"{name}: expected images of the same size and bits, got {got}")
+    return (image.astype(np.float64) - reference) / np.iinfo(image.dtype).max
 
 
 def _similarity(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The maps of luminance and of contrast with structure."""
+    """Return the map of luminance and that of contrast and structure."""
     mean_a, mean_b = _blurred(a), _blurred(b)
     var_a, var_b = _blurred(a * a) - mean_a**2, _blurred(b * b) - mean_b**2
     both = _blurred(a * b) - mean_a * mean_b
@@ -65,7 +70,7 @@ def _similarity(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _blurred(values: np.ndarray) -> np.ndarray:
-    """Means under the window, where all of it lies inside."""
+    """Return the means under the window, where all of it lies inside."""
     from scipy.ndimage import correlate1d
 
     taps = np.exp(-0.5 * ((np.arange(TAPS) - TAPS // 2) / SIGMA) ** 2)
@@ -76,7 +81,7 @@ def _blurred(values: np.ndarray) -> np.ndarray:
 
 
 def _halved(values: np.ndarray) -> np.ndarray:
-    """Means of 2x2; an odd last row or column is left out."""
+    """Return the means of 2x2 pixels; an odd last row or column is left out."""
     height, width = (side // 2 * 2 for side in values.shape[:2])
     values = values[:height, :width]
     return (values[::2, ::2] + values[1::2, ::2] + values[::2, 1::2] + values[1::2, 1::2]) / 4

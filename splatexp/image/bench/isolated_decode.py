@@ -1,7 +1,7 @@
-"""Files of codecs held against their pictures, in a process that has seen neither.
+"""Decoding and measuring of files in a process that has seen neither them nor their originals before.
 
-Every line of its standard input is JSON, {"file": ..., "truth": ...}; every line of its output the answer:
-`psnr` (dB), `ms_ssim`, `decode_seconds`, `count` of Gaussians where there are some; or `error`, one line.
+Every line of its standard input is JSON, {"file": ..., "original": ...}; every line of its output is the
+answer: `psnr` (dB), `ms_ssim`, `decode_seconds`, `num_gaussians` for a .gsi file; or `error`, one line.
 """
 
 from __future__ import annotations
@@ -14,15 +14,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from splatexp.image.files import ended
+from splatexp.image.files import exit_reason
 
 
-def judged(pairs: Sequence[tuple[Path, Path]]) -> Iterator[dict[str, Any]]:
-    """The answers for files and their pictures, in order, from one fresh process.
+def measure_all(pairs: Sequence[tuple[Path, Path]]) -> Iterator[dict[str, Any]]:
+    """Yield the measurements of files against their originals, in order, from one new process.
 
     Raises: ChildProcessError where that process ends before its answers do.
     """
-    asked = "".join(json.dumps({"file": str(file), "truth": str(truth)}) + "\n" for file, truth in pairs)
+    asked = "".join(
+        json.dumps({"file": str(file), "original": str(original)}) + "\n" for file, original in pairs
+    )
     command = [sys.executable, "-m", "splatexp.image.bench.isolated_decode"]
     if not pairs:
         return
@@ -30,16 +32,19 @@ def judged(pairs: Sequence[tuple[Path, Path]]) -> Iterator[dict[str, Any]]:
     lines = done.stdout.splitlines()
     if done.returncode or len(lines) != len(pairs):
         said = " ".join(done.stderr.split())[-300:]
-        raise ChildProcessError(f"the decoding process {ended(done.returncode)}: {said}".rstrip(": "))
+        raise ChildProcessError(f"the decoding process {exit_reason(done.returncode)}: {said}".rstrip(": "))
     yield from (json.loads(line) for line in lines)
 
 
-def judge(file: Path, truth: Path) -> dict[str, Any]:
-    """Decode a file from its bytes and measure it.  Raises: OSError, ValueError."""
+def measure(file: Path, original: Path) -> dict[str, Any]:
+    """Decode a file from its bytes and measure it.
+
+    Raises: OSError, ValueError.
+    """
     from splatexp.image.bench import codecs, fidelity
     from splatexp.io import image_file
 
-    picture, data = image_file.read(truth), file.read_bytes()
+    image_data, data = image_file.read_image(original), file.read_bytes()
     found: dict[str, Any] = {}
     if file.suffix == ".gsi":
         from splatexp.image.codec import decode, gsi
@@ -47,21 +52,21 @@ def judge(file: Path, truth: Path) -> dict[str, Any]:
         began = time.perf_counter()
         parts = gsi.load(data)
         image = decode.decode(parts)
-        found["count"] = sum(len(layer) for layer in parts.layers)
+        found["num_gaussians"] = sum(len(layer) for layer in parts.layers)
     else:
         began = time.perf_counter()
-        image = codecs.decoded(data, picture.channels)
+        image = codecs.decode(data, image_data.channels)
     found["decode_seconds"] = time.perf_counter() - began
-    found["psnr"] = fidelity.psnr(image, picture.integers())
-    return found | {"ms_ssim": fidelity.ms_ssim(image, picture.integers())}
+    found["psnr"] = fidelity.psnr(image, image_data.integers())
+    return found | {"ms_ssim": fidelity.ms_ssim(image, image_data.integers())}
 
 
 def main() -> int:
-    """Answer standard input."""
+    """Answer all lines of standard input."""
     for line in sys.stdin:
         asked = json.loads(line)
         try:
-            answer = judge(Path(asked["file"]), Path(asked["truth"]))
+            answer = measure(Path(asked["file"]), Path(asked["original"]))
         except (OSError, ValueError) as error:
             answer = {"error": " ".join(str(error).split())}
         print(json.dumps(answer), flush=True)

@@ -1,4 +1,4 @@
-"""What a bench found: a page in Markdown, the curves as a PNG, every row as CSV, the numbers as JSON."""
+"""The report of a bench: a page in Markdown, the curves as a PNG, every row as CSV, the numbers as JSON."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from splatexp.image.bench import chart, codecs
 from splatexp.image.bench.bdrate import Curve, at_rate, bd_psnr, bd_rate
-from splatexp.io.atomic import replaced, write_text
+from splatexp.io.atomic import atomic_write, write_text
 
 if TYPE_CHECKING:
-    from splatexp.image.bench.settings import Order, Row
+    from splatexp.image.bench.settings import BenchSettings, Row
 
 RATES = (0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0)  # bpp of the table
 LOW, HIGH = 0.1, 1.0  # bpp between which curves are compared
-COLUMNS: tuple[str, ...] = (
+COLUMNS = (
     "codec",
     "setting",
     "image",
@@ -30,41 +30,65 @@ COLUMNS: tuple[str, ...] = (
     "bpp",
     "psnr",
     "ms_ssim",
-    "count",
+    "num_gaussians",
+    "encode_seconds",
+    "decode_seconds",
+    "version",
+    "file",
+    "error",
 )
-COLUMNS += ("encode_seconds", "decode_seconds", "version", "file", "error")
 BASE = "jpeg"
-HEADS = ("", "setting", "pictures", "bpp", "PSNR", "MS-SSIM", "Gaussians", "encode, s", "decode, s")
-HEADS += ("cold command, s",)
-FORMATS = {"bpp": ".4f", "psnr": ".2f", "ms_ssim": ".4f", "count": ",.0f", "encode_seconds": ".2f"}
-FORMATS |= {"decode_seconds": ".3f", "cold_seconds": ".2f"}
+HEADS = (
+    "",
+    "setting",
+    "images",
+    "bpp",
+    "PSNR",
+    "MS-SSIM",
+    "Gaussians",
+    "encode, s",
+    "decode, s",
+    "cold command, s",
+)
+FORMATS = {
+    "bpp": ".4f",
+    "psnr": ".2f",
+    "ms_ssim": ".4f",
+    "num_gaussians": ",.0f",
+    "encode_seconds": ".2f",
+    "decode_seconds": ".3f",
+    "cold_seconds": ".2f",
+}
 ABOUT = """
 Rates are the bytes of whole files times 8 over pixels. Every file was decoded from disk, in a process that
-had not seen the picture before, to integers of its bits; PSNR is over all pixels and channels, the mean of
-the values of the pictures.
+had not seen the image before, to integers of its bits; PSNR is over all pixels and channels, and its mean is
+over images.
 
 ![Rate and distortion of the codecs](curves.png)
 """
 ABOUT_RATES = """
-Interpolated picture by picture, PSNR over the logarithm of the rate, and never beyond a curve's ends. `*`:
-not all pictures have points on both sides, as where a codec's smallest file is larger than that; then the
-value is that of the curve of means.
+Interpolated image by image, PSNR over the logarithm of the rate, and never beyond a curve's ends. `*`: not
+all images have points on both sides, for example because a codec's smallest file is larger than that; then
+the value is that of the curve of means.
 """
 ABOUT_DIFFERENCES = """
-Bjontegaard differences, picture by picture, by PCHIP over what both curves reach within these rates. Negative
-rates are savings.
+Bjontegaard differences, image by image, by PCHIP over the range that both curves cover within these rates.
+Negative rates are savings.
 """
 ABOUT_SETTINGS = """
-Seconds are wall time of one picture, one thread each. Those of .gsi to encode include the start of a
-process; those to decode do not, but `cold command` does: all of `python -m splatexp.image decode`, the median
-of three, for the first picture.
+Seconds are wall time of one image, with one thread. Encoding a .gsi includes the start of a process; decoding
+does not, but `cold command` does: all of `python -m splatexp.image decode`, the median of three, for the first
+image.
 """
 Rows = Sequence[Mapping[str, Any]]
 
 
-def write(order: Order, rows: Sequence[Row], cold: Mapping[str, float]) -> list[Path]:
-    """Write all of it.  Returns: the files."""
-    place, found = order.place, summary(rows, cold)
+def write_report(settings: BenchSettings, rows: Sequence[Row], cold: Mapping[str, float]) -> list[Path]:
+    """Write the whole report.
+
+    Returns: the files.
+    """
+    place, found = settings.output, summary(rows, cold)
     table = io.StringIO()
     writer = csv.DictWriter(table, COLUMNS, restval="", extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
@@ -76,39 +100,41 @@ def write(order: Order, rows: Sequence[Row], cold: Mapping[str, float]) -> list[
     if good:
         count = len({row["image"] for row in good})
         panels = [_panel("PSNR, dB", "psnr", found), _panel("MS-SSIM as -10 log10(1 - it)", "ms_ssim", found)]
-        name = Path(order.folder).resolve().name
+        name = Path(settings.folder).resolve().name
         caption = (
-            f"{name}, means over {count} picture{'s' * (count > 1)}, setting by setting; bytes of whole files"
+            f"{name}, means over {count} image{'s' * (count > 1)}, setting by setting; bytes of whole files"
         )
-        with replaced(files[1]) as temp:
-            temp.write_bytes(chart.drawn(panels, caption))
+        with atomic_write(files[1]) as temp:
+            temp.write_bytes(chart.draw_chart(panels, caption))
     else:
         files.pop(1)
-    write_text(files[0], _page(order, found))
+    write_text(files[0], _page(settings, found))
     return files
 
 
 def label(codec: str) -> str:
-    """What a codec is called."""
-    return ".gsi" if codec == "gsi" else codecs.CODERS[codec].label
+    """Return the name of a codec for people."""
+    return ".gsi" if codec == "gsi" else codecs.CODECS[codec].label
 
 
 def summary(rows: Rows, cold: Mapping[str, float]) -> dict[str, Any]:
-    """All numbers of the page: `settings` (means over pictures), `at` rates, `against` JPEG."""
+    """Return all numbers of the page: `settings` (means over images), `at_rates`, `bjontegaard` (against
+    JPEG).
+    """
     good = [row for row in rows if "error" not in row]
     codecs = list(dict.fromkeys(row["codec"] for row in good))
     settings = [_mean(codec, setting, good, cold) for codec, setting in _settings(good)]
     curves = {codec: _curves(good, codec) for codec in codecs}
-    failed = [
-        [row[key] for key in ("picture", "codec", "setting", "error")] for row in rows if "error" in row
-    ]
+    failed = [[row[key] for key in ("path", "codec", "setting", "error")] for row in rows if "error" in row]
     versions = {codec: sorted({row["version"] for row in good if row["codec"] == codec}) for codec in codecs}
     base = curves.get(BASE)
     return {
-        "pictures": sorted({row["image"] for row in good}),
+        "images": sorted({row["image"] for row in good}),
         "settings": settings,
-        "at": {codec: [_at(curves[codec], settings, codec, rate) for rate in RATES] for codec in codecs},
-        "against": {c: _against(base, curves[c]) for c in codecs if c != BASE} if base else {},
+        "at_rates": {
+            codec: [_at(curves[codec], settings, codec, rate) for rate in RATES] for codec in codecs
+        },
+        "bjontegaard": {c: _against(base, curves[c]) for c in codecs if c != BASE} if base else {},
         "failed": failed,
         "versions": versions,
     }
@@ -119,10 +145,10 @@ def _settings(rows: Rows) -> list[tuple[str, str]]:
 
 
 def _mean(codec: str, setting: str, rows: Rows, cold: Mapping[str, float]) -> dict[str, Any]:
-    """Means over the pictures of one setting."""
+    """Return the means over the images of one setting."""
     these = [row for row in rows if (row["codec"], row["setting"]) == (codec, setting)]
-    found: dict[str, Any] = {"codec": codec, "setting": setting, "pictures": len(these)}
-    for key in ("bpp", "psnr", "ms_ssim", "count", "encode_seconds", "decode_seconds"):
+    found: dict[str, Any] = {"codec": codec, "setting": setting, "images": len(these)}
+    for key in ("bpp", "psnr", "ms_ssim", "num_gaussians", "encode_seconds", "decode_seconds"):
         values = [row.get(key) for row in these]
         if None not in values:
             found[key] = fmean(values)  # type: ignore[arg-type]
@@ -132,7 +158,7 @@ def _mean(codec: str, setting: str, rows: Rows, cold: Mapping[str, float]) -> di
 
 
 def _curves(rows: Rows, codec: str) -> dict[str, list[tuple[float, float]]]:
-    """Points (bpp, PSNR) of each picture."""
+    """Return the points (bpp, PSNR) of each image."""
     found: dict[str, list[tuple[float, float]]] = {}
     for row in rows:
         if row["codec"] == codec:
@@ -141,27 +167,28 @@ def _curves(rows: Rows, codec: str) -> dict[str, list[tuple[float, float]]]:
 
 
 def _at(curves: Mapping[str, Curve], settings: Rows, codec: str, rate: float) -> dict[str, Any]:
-    """Mean PSNR at a rate over pictures, each interpolated; how many of them have points on both sides.
+    """Return the mean PSNR at a rate over images, each interpolated, and how many of them have points on both
+    sides.
 
     Where not all have, `psnr` is that of the curve of means, and `whole` is false.
     """
     values = [at_rate(curve, rate) for curve in curves.values()]
     there = [value for value in values if value is not None]
     if len(there) == len(values):
-        return {"bpp": rate, "psnr": fmean(there), "whole": True, "pictures": len(there)}
+        return {"bpp": rate, "psnr": fmean(there), "whole": True, "images": len(there)}
     means = [(row["bpp"], row["psnr"]) for row in settings if row["codec"] == codec]
-    return {"bpp": rate, "psnr": at_rate(means, rate), "whole": False, "pictures": len(there)}
+    return {"bpp": rate, "psnr": at_rate(means, rate), "whole": False, "images": len(there)}
 
 
 def _against(base: Mapping[str, Curve], curves: Mapping[str, Curve]) -> dict[str, Any]:
-    """Differences picture by picture, their means, from `LOW` to `HIGH` bpp."""
+    """Return the Bjontegaard differences image by image and their means, from `LOW` to `HIGH` bpp."""
     both = [name for name in curves if name in base]
     rates = [bd_rate(base[name], curves[name], LOW, HIGH) for name in both]
     gains = [bd_psnr(base[name], curves[name], LOW, HIGH) for name in both]
     found: dict[str, Any] = {}
     for key, values in (("bd_rate", rates), ("bd_psnr", gains)):
         there = [value for value in values if value is not None]
-        found[key] = {"pictures": len(there)}
+        found[key] = {"images": len(there)}
         if there:
             found[key] |= {"mean": fmean(there), "median": median(there), "better": _wins(key, there)}
     return found
@@ -185,26 +212,26 @@ def _decibel(similarity: float) -> float:
     return -10 * math.log10(max(1 - similarity, 1e-6))
 
 
-def _page(order: Order, found: Mapping[str, Any]) -> str:
-    """The page."""
-    codecs, at = list(found["at"]), found["at"]
-    name, count = Path(order.folder).resolve().name, len(found["pictures"])
-    parts = [f"# Codecs on {name}: {count} picture{'s' * (count != 1)}", ABOUT]
+def _page(settings: BenchSettings, found: Mapping[str, Any]) -> str:
+    """Return the page."""
+    codecs, at = list(found["at_rates"]), found["at_rates"]
+    name, count = Path(settings.folder).resolve().name, len(found["images"])
+    parts = [f"# Codecs on {name}: {count} image{'s' * (count != 1)}", ABOUT]
     there = [i for i in range(len(RATES)) if any(at[codec][i]["psnr"] is not None for codec in codecs)]
     parts += ["## PSNR at equal rates, dB", ""]
     lines = [[label(codec), *(_cell(at[codec][i]) for i in there)] for codec in codecs]
     parts += [*_table(["", *(f"{RATES[i]:g} bpp" for i in there)], lines), ABOUT_RATES]
-    if found["against"]:
-        heads = ["", "BD-rate, mean", "median", "pictures with less", "BD-PSNR, mean", "pictures with more"]
-        lines = [[label(codec), *_differences(found["against"][codec])] for codec in found["against"]]
+    if found["bjontegaard"]:
+        heads = ["", "BD-rate, mean", "median", "images with less", "BD-PSNR, mean", "images with more"]
+        lines = [[label(codec), *_differences(found["bjontegaard"][codec])] for codec in found["bjontegaard"]]
         parts += [f"## Against {label(BASE)}, {LOW:g} to {HIGH:g} bpp", "", *_table(heads, lines)]
         parts += [ABOUT_DIFFERENCES]
     lines = []
     for row in found["settings"]:
         cells = [f"{row[key]:{form}}" if key in row else "" for key, form in FORMATS.items()]
-        lines.append([label(row["codec"]), f"`{row['setting']}`", str(row["pictures"]), *cells])
+        lines.append([label(row["codec"]), f"`{row['setting']}`", str(row["images"]), *cells])
     parts += ["## Every setting", "", *_table(HEADS, lines), ABOUT_SETTINGS]
-    return "\n".join([*parts, *_notes(order, found)])
+    return "\n".join([*parts, *_notes(settings, found)])
 
 
 def _cell(at: Mapping[str, Any]) -> str:
@@ -214,21 +241,23 @@ def _cell(at: Mapping[str, Any]) -> str:
 def _differences(found: Mapping[str, Any]) -> list[str]:
     rate, gain = found["bd_rate"], found["bd_psnr"]
     cells = ["no overlap", "", "", "", ""]
-    if rate["pictures"]:
+    if rate["images"]:
         cells[:2] = f"{rate['mean']:+.1f} %", f"{rate['median']:+.1f} %"
-        cells[2] = f"{rate['better']} of {rate['pictures']}"
-    if gain["pictures"]:
-        cells[3:] = f"{gain['mean']:+.2f} dB", f"{gain['better']} of {gain['pictures']}"
+        cells[2] = f"{rate['better']} of {rate['images']}"
+    if gain["images"]:
+        cells[3:] = f"{gain['mean']:+.2f} dB", f"{gain['better']} of {gain['images']}"
     return cells
 
 
-def _notes(order: Order, found: Mapping[str, Any]) -> list[str]:
-    """What was made by what."""
+def _notes(settings: BenchSettings, found: Mapping[str, Any]) -> list[str]:
+    """Return what the versions of the codecs were, and what failed."""
     parts = ["## Made with", ""]
     for codec, versions in found["versions"].items():
         said = f"code {', '.join(v[:12] for v in versions)}" if codec == "gsi" else versions[0]
-        more = f"; words to encode: `{' '.join(order.extra)}`" if codec == "gsi" and order.extra else ""
-        several = f"; **rows of {len(versions)} states of the code**" if len(versions) > 1 else ""
+        more = (
+            f"; settings of encode: `{' '.join(settings.extra)}`" if codec == "gsi" and settings.extra else ""
+        )
+        several = f"; **results of {len(versions)} versions of the code**" if len(versions) > 1 else ""
         parts += [f"- {label(codec)}: {said}{more}{several}"]
     if found["failed"]:
         parts += [

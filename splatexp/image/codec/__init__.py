@@ -1,1 +1,1 @@
-"""The file format .gsi: encoding and decoding without torch."""
+"""The file format .gsi (docs/gsi.md): reading, writing, decoding and describing files; needs no torch."""

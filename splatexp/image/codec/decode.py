@@ -1,4 +1,4 @@
-"""From a .gsi file to its picture: whole or in part, at any scale, of some or all layers. Needs no torch."""
+"""From a .gsi file to its image: whole or in part, at any scale, of some or all layers. Needs no torch."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from splatexp.image.codec.gsi import LIMITS, File, LimitError, Limits, load
 from splatexp.image.codec.symbols import Gaussians, Header, Symbols, gaussians
 from splatexp_kernels.draw import draw, pairs_of
 
-ROWS = 2**16  # of Gaussians that are computed at once
-WINDOW, SIDE = 2**20, 2**14  # px, and px of a side, that are drawn at once
-PAIRS = 2**21  # of tile and Gaussian that are listed at once
+ROWS = 2**16  # Gaussians that are computed at once
+MAX_WINDOW, MAX_SIDE = 2**20, 2**14  # px, and px of a side, that are drawn at once
+MAX_PAIRS = 2**21  # pairs of tile and Gaussian that are listed at once
 Box = tuple[int, int, int, int]  # x, y, width, height, px
 
 
@@ -25,16 +25,17 @@ def decode(
     crop: Box | None = None,
     limits: Limits = LIMITS,
 ) -> NDArray:
-    """The picture of a file.
+    """Return the image of a file.
 
     Args:
-        data: the file's bytes, or what `load` made of them.
-        layers: only the first so many, at most as many as the whole file has; None: all. Of a file that was
-            cut off, those that are there.
-        scale: the picture is drawn so many times as large: at any size as sharp as its Gaussians are, and
-            smaller as the mean over what a pixel covers, nearly (mode sum; `normalized` at its centre).
-        crop: x, y, width, height of a part of the (scaled) picture; nothing else is drawn.
-        limits: what is refused.
+        data: the bytes of the file, or the result of `load`.
+        layers: decode only the first `layers` layers, at most as many as the whole file has; None: all. Of a
+            truncated file, those that are there.
+        scale: render the image at `scale` times its size. Enlarged it is as sharp as its Gaussians are;
+            reduced, in mode sum, it is nearly the mean over what a pixel covers (normalized: the value at its
+            centre).
+        crop: x, y, width, height of a part of the scaled image; nothing else is rendered.
+        limits: files beyond them are refused.
 
     Returns: [height,width,channels], uint8 or uint16.
     Raises: GsiError for a file, ValueError for arguments.
@@ -45,10 +46,10 @@ def decode(
         raise ValueError(f"layers: expected 1 to {file.declared}, got {layers}")
     x, y, width, height = _window(header, scale, crop)
     size = width * height * header.channels * header.bits // 8
-    if size > limits.picture_bytes:
+    if size > limits.image_bytes:
         raise LimitError(
-            f"picture: expected at most {limits.picture_bytes} bytes, got {size} (the limit "
-            "`picture_bytes`); take a crop or a smaller scale"
+            f"image: expected at most {limits.image_bytes} bytes, got {size} (the limit "
+            "`image_bytes`); take a crop or a smaller scale"
         )
     drawn = _gather(header, file.layers[:layers], scale, (x, y, width, height))
     work = int(_boxes(drawn, (x, y, width, height)).sum())
@@ -57,11 +58,11 @@ def decode(
             f"work: expected at most {limits.work} px of boxes, got {work} (the limit `work`); "
             "take a crop or a smaller scale"
         )
-    picture = np.empty((height, width, header.channels), np.uint8 if header.bits == 8 else np.uint16)
+    image = np.empty((height, width, header.channels), np.uint8 if header.bits == 8 else np.uint16)
     for part, found in _parts(drawn, (x, y, width, height)):
         left, top = part[0] - x, part[1] - y
-        picture[top : top + part[3], left : left + part[2]] = _draw(header, found, part)
-    return picture
+        image[top : top + part[3], left : left + part[2]] = _draw(header, found, part)
+    return image
 
 
 def _window(header: Header, scale: float, crop: Box | None) -> Box:
@@ -77,17 +78,19 @@ def _window(header: Header, scale: float, crop: Box | None) -> Box:
 
 
 def _gather(header: Header, layers: tuple[Symbols, ...], scale: float, window: Box) -> Gaussians:
-    """The Gaussians whose boxes reach the window, in the order of the file; means from its corner."""
+    """Return the Gaussians whose boxes reach the window, in the order of the file; means relative to its
+    corner.
+    """
     found = [Gaussians(*(np.zeros((0, k), np.float32) for k in (2, 3, 2, header.channels)))]
     for symbols in layers:
         for start in range(0, len(symbols), ROWS):
-            some = gaussians(header, symbols.at(slice(start, start + ROWS)), scale, origin=window[:2])
+            some = gaussians(header, symbols.take(slice(start, start + ROWS)), scale, origin=window[:2])
             found.append(_reaching(some, (0, 0, *window[2:])))
     return Gaussians(*map(np.concatenate, zip(*found, strict=True)))
 
 
 def _boxes(drawn: Gaussians, window: Box) -> NDArray:
-    """Pixels of each Gaussian's box inside a window at the origin, about."""
+    """Return approximately the pixels of each Gaussian's box inside a window at the origin."""
     low, high = drawn.means - drawn.radii, drawn.means + drawn.radii
     return (np.minimum(high + 1, window[2:]) - np.maximum(low - 1, 0)).clip(0).astype(np.float64).prod(1)
 
@@ -100,13 +103,15 @@ def _reaching(drawn: Gaussians, part: Box) -> Gaussians:
 
 
 def _parts(drawn: Gaussians, window: Box) -> Iterator[tuple[Box, Gaussians]]:
-    """The window in parts small enough to be drawn at once, each with its Gaussians from its own corner."""
+    """Yield the window in parts that are small enough to be drawn at once, each with its Gaussians relative
+    to its corner.
+    """
     waiting = [(window, drawn)]
     while waiting:
         part, found = waiting.pop()
         x, y, width, height = part
-        many = len(found.means) and pairs_of(found.means, found.radii, width, height) > PAIRS
-        whole = width * height <= WINDOW and max(width, height) <= SIDE and not many
+        many = len(found.means) and pairs_of(found.means, found.radii, width, height) > MAX_PAIRS
+        whole = width * height <= MAX_WINDOW and max(width, height) <= MAX_SIDE and not many
         if whole or max(width, height) <= 16:
             yield part, found
             continue
@@ -121,7 +126,7 @@ def _parts(drawn: Gaussians, window: Box) -> Iterator[tuple[Box, Gaussians]]:
 
 
 def _draw(header: Header, found: Gaussians, part: Box) -> NDArray:
-    tint = header.tint.astype(np.float32)
+    tint = header.background_color.astype(np.float32)
     image = draw(*found, part[2], part[3], mode=header.mode, top_k=header.top_k, background=tint)
     most = (1 << header.bits) - 1
     np.clip(image, 0, 1, out=image)

@@ -1,4 +1,4 @@
-"""What is in a .gsi file, as numbers and as text."""
+"""A description of the contents of a .gsi file, as numbers and as text."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from splatexp.image.codec import gsi
-from splatexp.io.image_file import NAMES
+from splatexp.io.image_file import CHANNEL_NAMES
 
 
-def described(path: Path) -> dict[str, Any]:
-    """Header, sections with their bytes, layers with their Gaussians and the bits of each attribute.
+def describe(path: Path) -> dict[str, Any]:
+    """Return header, sections with their bytes, layers with their Gaussians, and the bits of each attribute.
 
     Raises: OSError; GsiError with one line.
     """
@@ -29,12 +29,12 @@ def described(path: Path) -> dict[str, Any]:
         "bits": header.bits,
         "mode": header.mode,
         "top_k": header.top_k,
-        "background": [round(value, 5) for value in header.tint.tolist()],
+        "background": [round(value, 5) for value in header.background_color.tolist()],
         "quantizer": {
             "cell": 1 << q.cell_shift,
             "scale_step": q.scale_step / 1024,
             "shear_step": q.shear_step / 1024,
-            "places_per_deviation": 2 ** (q.position_index / 4),
+            "positions_per_sigma": 2 ** (q.position_index / 4),
             "color_steps": list(q.color_steps),
         },
         "gaussians": sum(len(layer) for layer in file.layers),
@@ -44,42 +44,42 @@ def described(path: Path) -> dict[str, Any]:
         ],
         "layers_declared": file.declared,
         "truncated": file.truncated,
-        "lacks": file.lacks,
+        "truncation": file.truncation,
         "sections": [{"name": section.name, "bytes": section.size} for section in file.sections],
         "metadata_bytes": len(file.metadata),
     }
 
 
-def as_json(found: dict[str, Any]) -> str:
-    """For programs."""
+def to_json(found: dict[str, Any]) -> str:
+    """Return the description as JSON, for programs."""
     return json.dumps(found, indent=1)
 
 
-def as_text(found: dict[str, Any]) -> str:
-    """For people."""
+def to_text(found: dict[str, Any]) -> str:
+    """Return the description as text, for people."""
     q, n = found["quantizer"], found["gaussians"]
     blend = found["mode"] + (f", the {found['top_k']} largest" if found["top_k"] else "")
     steps = ", ".join(f"{step:.4g}" for step in q["color_steps"])
-    kind = f"{NAMES[found['channels']]}, {found['bits']} bits"
+    kind = f"{CHANNEL_NAMES[found['channels']]}, {found['bits']} bits"
     lines = [
         f"{found['file']}: {found['bytes']:,} bytes, {found['bpp']:.4f} bpp, {n:,} Gaussians"
         + (f", {8 * found['bytes'] / n:.1f} bits each" if n else ""),
-        f"  picture     {found['width']} x {found['height']}, {kind}",
+        f"  image       {found['width']} x {found['height']}, {kind}",
         f"  blend       {blend}, on {', '.join(f'{value:.4g}' for value in found['background'])}",
         f"  steps       log2 of scale {q['scale_step']:.4g}, shear {q['shear_step']:.4g}, "
-        f"{q['places_per_deviation']:.3g} places a deviation, colours {steps}; cells of {q['cell']} px",
+        f"{q['positions_per_sigma']:.3g} positions per sigma, colours {steps}; cells of {q['cell']} px",
         "  sections",
     ]
     lines += [f"    {section['name']:<8}{section['bytes']:>10,} bytes" for section in found["sections"]]
     lines += [f"    {'all':<8}{sum(section['bytes'] for section in found['sections']):>10,} bytes"]
     names = list(dict.fromkeys(name for layer in found["layers"] for name in layer["bits"]))
-    lines += ["  bits a Gaussian, each attribute alone", _row("layer", "Gaussians", [*names, "all"])]
+    lines += ["  bits per Gaussian, each attribute coded alone", _row("layer", "Gaussians", [*names, "all"])]
     for number, layer in enumerate(found["layers"], 1):
         share = [layer["bits"].get(name, 0) / max(layer["gaussians"], 1) for name in names]
         cells = [f"{value:.2f}" for value in (*share, sum(share))]
         lines.append(_row(str(number), f"{layer['gaussians']:,}", cells))
     if found["truncated"]:
-        lines.append(f"  {found['lacks']}")
+        lines.append(f"  {found['truncation']}")
     if found["metadata_bytes"]:
         lines.append(f"  metadata    {found['metadata_bytes']:,} bytes")
     return "\n".join(lines)

@@ -1,10 +1,13 @@
-"""Damaged .gsi files against the reader: each must give a picture or a GsiError, in little time and memory.
+"""Fuzz test of the reader with damaged .gsi files: each must give an image or a GsiError, in little time and
+memory.
 
-    python -m splatexp.image.fuzz [count=1_000_000] [seed=0] [jobs=0]
+    python -m splatexp.image.codec.fuzz [count=1_000_000] [seed=0] [jobs=0]
 
-Files are made, then cut, spliced and overwritten; most get their checksums mended, so that the damage reaches
-the decoder behind them. Of a file that was only cut off, the layers read must be the whole one's first.
-jobs: processes; 0: one per processor. The exit status is 1 where anything else happened.
+Files are made, then cut, spliced and overwritten; most get their checksums repaired, so that the damage
+reaches the decoder behind them. Of a file that was only truncated, the layers read must be the first ones of
+the whole file.
+
+jobs: number of processes; 0: one per processor. The exit status is 1 where anything else happened.
 """
 
 from __future__ import annotations
@@ -28,16 +31,16 @@ from splatexp.image.codec.gsi import FRAME, MAGIC, File, GsiError, Limits, dump,
 from splatexp.image.codec.symbols import Header, Quantizer, Symbols, place_counts
 from splatexp_kernels.entropy import crc32c
 
-CHUNK = 2000  # files of one task
+CHUNK = 2000  # files per task
 SECONDS_MAX = 5.0  # of one file
 MEMORY_MAX = 2**28  # bytes of a process, its code included
-SMALL = Limits(gaussians=2**14, picture_bytes=2**18, work=2**22)
+SMALL = Limits(gaussians=2**14, image_bytes=2**18, work=2**22)
 DEFAULT_EVERY = 500  # files after which one is read with the reader's own limits
 EXTREMES = (0, 1, 2, 127, 128, 254, 255)
 
 
 class Trials(NamedTuple):
-    """What became of files, and how often; failures, a line each; the most memory of the process, bytes."""
+    """How often files had which result; a line for each failure; the peak memory of the process, bytes."""
 
     counts: Counter[str]
     failures: list[str]
@@ -45,21 +48,38 @@ class Trials(NamedTuple):
 
 
 def header_of(
-    width: int = 48, height: int = 32, channels: int = 3, *, bits: int = 8, mode: str = "sum", top_k: int = 0,
-    background: tuple[int, ...] = (), cell_shift: int = 3, scale_step: int = 1700, shear_step: int = 2048,
-    position_index: int = -2, step: float = 0.2,
-) -> Header:  # fmt: skip
-    """A header with the given settings; the background is grey unless it is given."""
+    width: int = 48,
+    height: int = 32,
+    channels: int = 3,
+    *,
+    bits: int = 8,
+    mode: str = "sum",
+    top_k: int = 0,
+    background: tuple[int, ...] = (),
+    cell_shift: int = 3,
+    scale_step: int = 1700,
+    shear_step: int = 2048,
+    position_index: int = -2,
+    step: float = 0.2,
+) -> Header:
+    """Return a header with the given settings; the background is grey unless it is given."""
     steps = (step, *(1.5 * step for _ in range(channels - 1)))
     quantizer = Quantizer(cell_shift, scale_step, shear_step, position_index, steps)
     return Header(width, height, channels, bits, mode, top_k, background or (30000,) * channels, quantizer)
 
 
 def layer_of(
-    header: Header, n: int, seed: int = 0, *, precision: tuple[int, int] = (0, 6),
-    log2: tuple[float, float] = (-0.5, 3.0), shear: float = 0.8,
-) -> Symbols:  # fmt: skip
-    """n Gaussians, thicker in one corner than in the other, of sizes 2^log2 px and colours of either sign."""
+    header: Header,
+    n: int,
+    seed: int = 0,
+    *,
+    precision: tuple[int, int] = (0, 6),
+    log2: tuple[float, float] = (-0.5, 3.0),
+    shear: float = 0.8,
+) -> Symbols:
+    """Return n Gaussians, denser in one corner than in the other, of sizes 2^log2 px and with colours of
+    either sign.
+    """
     rng, q = np.random.default_rng(seed), header.quantizer
     e = rng.integers(*precision, n, endpoint=True)
     fine = np.exp2(-e) / 1024
@@ -75,8 +95,8 @@ def layer_of(
     return Symbols(e, shape, cell, place, color)
 
 
-def seeds() -> list[bytes]:
-    """The files that are damaged."""
+def seed_files() -> list[bytes]:
+    """Return the files that are damaged."""
     headers = [
         header_of(channels=channels, bits=bits, mode=mode, top_k=top_k)
         for channels, bits, mode, top_k in ((3, 8, "sum", 0), (1, 8, "normalized", 3), (4, 16, "sum", 2))
@@ -93,7 +113,7 @@ def seeds() -> list[bytes]:
 
 
 def damaged(files: list[bytes], rng: np.random.Generator) -> tuple[bytes, int | None]:
-    """One damaged file, and the number of the one it is a mere beginning of, if it is."""
+    """Return one damaged file, and the number of the file that it is a truncation of, if it is one."""
     number = int(rng.integers(len(files)))
     data = bytearray(files[number])
     if rng.random() < 0.08:
@@ -101,11 +121,11 @@ def damaged(files: list[bytes], rng: np.random.Generator) -> tuple[bytes, int | 
     for _ in range(int(rng.integers(1, 4))):
         KINDS[int(rng.integers(len(KINDS)))](data, files, rng)
     if rng.random() < 0.85:
-        mend(data)
+        repair_checksums(data)
     return bytes(data), None
 
 
-def mend(data: bytearray) -> None:
+def repair_checksums(data: bytearray) -> None:
     """Write the right checksums into all sections whose lengths lie inside the file."""
     at = len(MAGIC)
     while at + FRAME <= len(data):
@@ -138,7 +158,7 @@ def _head(data: bytearray, files: list[bytes], rng: np.random.Generator) -> None
 
 
 def _number(data: bytearray, files: list[bytes], rng: np.random.Generator) -> None:
-    """A section's length, or how many Gaussians a layer is said to have."""
+    """Overwrite the length of a section, or the number of Gaussians that a layer states."""
     at = bytes(data).find(b"LAYR", int(rng.integers(len(data))))
     if at >= 0 and at + 12 <= len(data):
         value = [0, 1, 2**31, 2**32 - 1, int(rng.integers(2000))][int(rng.integers(5))]
@@ -167,24 +187,24 @@ KINDS = (_flip, _extreme, _head, _number, _splice, _cut, _noise)
 
 
 def read(data: bytes, limits: Limits) -> tuple[File | None, str]:
-    """A file, if it is one, and what became of it: "picture" or an error's name.
+    """Return a file, if the data are one, and the outcome: "image" or the name of an error.
 
     Raises: whatever a reader must not raise.
     """
     try:
         file = load(data, limits=limits)
-        picture = decode(file, limits=limits)
+        image = decode(file, limits=limits)
     except GsiError as error:
         return None, type(error).__name__
     header = file.header
-    assert picture.shape == (header.height, header.width, header.channels), "the picture has another size"
-    return file, "picture"
+    assert image.shape == (header.height, header.width, header.channels), "the image has another size"
+    return file, "image"
 
 
 def trial(files: list[bytes], whole: list[tuple[Symbols, ...]], seed: int, index: int) -> str:
-    """Damage and read the file of a number; returns what `read` says.
+    """Damage and read the file of a number; return the outcome of `read`.
 
-    Raises: AssertionError and whatever else a reader must not do.
+    Raises: AssertionError, and whatever else a reader must not do.
     """
     data, number = damaged(files, np.random.default_rng([seed, index]))
     began = time.perf_counter()
@@ -192,7 +212,7 @@ def trial(files: list[bytes], whole: list[tuple[Symbols, ...]], seed: int, index
     seconds = time.perf_counter() - began
     assert seconds < SECONDS_MAX, f"took {seconds:.1f} s"
     if number is not None:
-        assert file is not None or what == "NotGsiError", f"a beginning of a file gave {what}"
+        assert file is not None or what == "NotGsiError", f"a truncated file gave {what}"
         assert file is None or file.layers == whole[number][: len(file.layers)], "not the first layers"
         complete = file is None or len(file.layers) == file.declared
         assert complete or file.truncated, "not called truncated"
@@ -200,14 +220,14 @@ def trial(files: list[bytes], whole: list[tuple[Symbols, ...]], seed: int, index
 
 
 def trials(seed: int, numbers: Iterable[int]) -> Trials:
-    """Trials of those numbers."""
-    files = seeds()
+    """Run the trials of the given numbers."""
+    files = seed_files()
     whole = [load(data).layers for data in files]
     counts, failures = Counter[str](), []
     for index in numbers:
         try:
             counts[trial(files, whole, seed, index)] += 1
-        except Exception as error:  # whatever it is, it is what is looked for
+        except Exception as error:  # any exception is a finding
             failures.append(f"seed={seed} file {index}: {type(error).__name__}: {error}")
     return Trials(counts, failures, 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
@@ -215,19 +235,19 @@ def trials(seed: int, numbers: Iterable[int]) -> Trials:
 def fuzz(
     count: int = 1_000_000, seed: int = 0, jobs: int = 0
 ) -> Iterator[tuple[Counter[str], list[str], int]]:
-    """What `trials` says of one chunk of files after the other."""
+    """Yield the results of `trials` for one chunk of files after the other."""
     chunks = [range(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)]
-    context = get_context("spawn")  # a fresh process each: what this one holds does not count
+    context = get_context("spawn")  # new processes, whose peak memory does not include this one's
     with ProcessPoolExecutor(jobs or os.cpu_count() or 1, mp_context=context) as pool:
         yield from pool.map(trials, repeat(seed), chunks)
 
 
 def main() -> None:
-    """The command `python -m splatexp.image.fuzz`."""
-    from splatexp.settings.arguments import arguments
+    """Run the command `python -m splatexp.image.codec.fuzz`."""
+    from splatexp.settings.arguments import parse_arguments
 
     try:
-        settings = arguments(sys.argv[1:], {"count": int, "seed": int, "jobs": int})
+        settings = parse_arguments(sys.argv[1:], {"count": int, "seed": int, "jobs": int})
     except ValueError as error:
         sys.exit(str(error))
     counts, failed, peak, began = Counter[str](), 0, 0, time.perf_counter()

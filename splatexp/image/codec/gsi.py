@@ -1,4 +1,6 @@
-"""The container .gsi: a header, layers of Gaussians and more, each behind a checksum (docs/gsi.md)."""
+"""The container .gsi: a header, layers of Gaussians and other sections, each with a checksum
+(docs/gsi.md).
+"""
 
 from __future__ import annotations
 
@@ -12,47 +14,58 @@ from splatexp.image.codec.symbols import MODES, GsiError, Header, LimitError, Qu
 from splatexp_kernels.entropy import Decoder, Encoder, EntropyError, Models, crc32c
 
 __all__ = [
-    "ChecksumError", "DamageError", "File", "GsiError", "LIMITS", "LimitError", "Limits", "NotGsiError",
-    "Section", "UnsupportedError", "bits_by_stream", "dump", "load",
-]  # fmt: skip
+    "ChecksumError",
+    "DamageError",
+    "File",
+    "GsiError",
+    "LIMITS",
+    "LimitError",
+    "Limits",
+    "NotGsiError",
+    "Section",
+    "UnsupportedError",
+    "bits_by_stream",
+    "dump",
+    "load",
+]
 
-MAGIC = b"\x89GSI\r\n\x1a\n"  # a high bit and both line ends: a transfer as text damages it
+MAGIC = b"\x89GSI\r\n\x1a\n"  # a high bit and both line endings: a transfer as text would damage it
 VERSION = (1, 0)
 LAYERS_MAX = 16
 SECTIONS_MAX = 64
 METADATA_MAX = 2**20
-FRAME = 12  # bytes of a section beside its payload
+FRAME = 12  # bytes of a section besides its payload
 _FIXED = struct.Struct("<BBHHBBBBBB")
 _STEPS = struct.Struct("<BHHh")
 
 
 class NotGsiError(GsiError):
-    """Not a .gsi file, or not even its header is whole."""
+    """The data are not a .gsi file, or not even its header is complete."""
 
 
 class ChecksumError(GsiError):
-    """A section is not what was written: its checksum differs."""
+    """A section is damaged: its checksum differs."""
 
 
 class UnsupportedError(GsiError):
-    """A file of a later version, or with a section that must be understood and is not."""
+    """The file has a later version, or a critical section that this reader does not know."""
 
 
 class DamageError(GsiError):
-    """A section's checksum holds, yet what it says is no layer or no header."""
+    """A section's checksum is right, but its content is no layer or no header."""
 
 
 class Limits(NamedTuple):
-    """How much a reader is ready for; a file that asks for more is refused before anything is allocated.
+    """The largest files that a reader accepts; a file beyond a limit is refused before anything is allocated.
 
     Attributes:
-        gaussians: of all layers.
-        picture_bytes: of the picture that is made.
+        gaussians: number of all layers together.
+        image_bytes: bytes of the decoded image.
         work: pixels of the boxes of all Gaussians, clipped to what is drawn.
     """
 
     gaussians: int = 2**19
-    picture_bytes: int = 100_000_000
+    image_bytes: int = 100_000_000
     work: int = 2**32
 
 
@@ -60,7 +73,7 @@ LIMITS = Limits()
 
 
 class Section(NamedTuple):
-    """A part of a file: its name ("magic", four letters, or "cut" for one not all there), and its bytes."""
+    """A part of a file: its name ("magic", four letters, or "cut" for an incomplete one), and its bytes."""
 
     name: str
     size: int
@@ -68,15 +81,15 @@ class Section(NamedTuple):
 
 @dataclass(frozen=True)
 class File:
-    """What a file says.
+    """The contents of a file.
 
     Attributes:
         header: of all layers.
-        layers: those that are there, in the order of the file; the picture is the sum of all.
-        declared: how many layers there are in the whole file.
-        truncated: whether the file ends before its time.
+        layers: the layers that are there, in the order of the file; the image is their sum.
+        declared: number of layers of the whole file.
+        truncated: whether the file ends early.
         sections: names and sizes, which add up to the file's.
-        metadata: anything; the picture does not depend on it.
+        metadata: any bytes; the image does not depend on them.
     """
 
     header: Header
@@ -87,18 +100,20 @@ class File:
     metadata: bytes = b""
 
     @property
-    def lacks(self) -> str:
-        """What is amiss of a truncated file, in words; empty for a whole one."""
+    def truncation(self) -> str:
+        """Return what a truncated file lacks, in words; empty for a whole file."""
         if len(self.layers) < self.declared:
-            return f"cut off: {len(self.layers)} of {self.declared} layers are there"
+            return f"truncated: {len(self.layers)} of {self.declared} layers are there"
         if self.truncated:
             size = self.sections[-1].size
-            return f"all layers are there, then {size} byte{'s' * (size != 1)} that are no whole section"
+            return (
+                f"all layers are there, followed by {size} byte{'s' * (size != 1)} that are no whole section"
+            )
         return ""
 
 
 def dump(header: Header, layers: Sequence[Symbols], *, metadata: bytes = b"") -> bytes:
-    """The file of 1 to 16 layers; each may hold its Gaussians in any order.
+    """Return the file of 1 to 16 layers; each may hold its Gaussians in any order.
 
     Raises: GsiError for symbols that the format cannot hold.
     """
@@ -110,11 +125,12 @@ def dump(header: Header, layers: Sequence[Symbols], *, metadata: bytes = b"") ->
     for symbols in layers:
         check(header, symbols)
         encoder = Encoder(models)
-        streams.code(encoder, header, len(symbols), symbols.sorted())
+        streams.code_layer(encoder, header, len(symbols), symbols.sorted())
         data = encoder.finish()
-        if len(symbols) > _most(len(data)):
+        if len(symbols) > _max_gaussians(len(data)):
             raise LimitError(
-                f"layers: expected at most {_most(len(data))} Gaussians so alike, got {len(symbols)}"
+                f"layers: expected at most {_max_gaussians(len(data))} Gaussians of so little "
+                f"information, got {len(symbols)}"
             )
         parts.append(_frame(b"LAYR", struct.pack("<I", len(symbols)) + data))
     if metadata:
@@ -123,13 +139,13 @@ def dump(header: Header, layers: Sequence[Symbols], *, metadata: bytes = b"") ->
 
 
 def load(data: bytes, *, limits: Limits = LIMITS) -> File:
-    """Read a file, or as many whole layers as there are of one that was cut off behind its header.
+    """Read a file, or as many whole layers as there are of one that was truncated behind its header.
 
     Raises: GsiError, whatever the bytes; nothing is allocated that `limits` and the bytes do not allow.
     """
     data = bytes(data)
     if data[: len(MAGIC)] != MAGIC:
-        raise NotGsiError(f"not a .gsi file: it begins with {data[: len(MAGIC)]!r}")
+        raise NotGsiError(f"expected a .gsi file, got one that begins with {data[: len(MAGIC)]!r}")
     header, declared, metadata = None, 0, b""
     sections, layers, models, budget = [Section("magic", len(MAGIC))], [], Models(), limits.gaussians
     for name, payload in _sections(data):
@@ -142,7 +158,7 @@ def load(data: bytes, *, limits: Limits = LIMITS) -> File:
             header, declared = _read_head(payload)
         elif name == b"LAYR":
             if len(layers) == declared:
-                raise DamageError(f"layers: expected {declared}, got one more")
+                raise DamageError(f"layers: expected {declared}, got more")
             layers.append(_read_layer(payload, header, models, budget))
             budget -= len(layers[-1])
         elif name == b"meta":
@@ -150,9 +166,9 @@ def load(data: bytes, *, limits: Limits = LIMITS) -> File:
                 raise LimitError(f"metadata: expected at most {METADATA_MAX} bytes, got {len(payload)}")
             metadata = payload
         elif name[:1].isupper():
-            raise UnsupportedError(f"section {name.decode()}: cannot be read, and must be")
+            raise UnsupportedError(f"section {name.decode()}: critical, and not known to this reader")
     if header is None:
-        raise NotGsiError("cut off inside the header")
+        raise NotGsiError("expected a whole header, got a file that ends inside it")
     rest = len(data) - sum(section.size for section in sections)
     if rest:
         sections.append(Section("cut", rest))
@@ -161,17 +177,19 @@ def load(data: bytes, *, limits: Limits = LIMITS) -> File:
 
 
 def bits_by_stream(header: Header, layers: Sequence[Symbols]) -> list[dict[str, int]]:
-    """What each attribute of each layer takes, in bits, were it written alone: nearly what it takes."""
+    """Return the bits that each attribute of each layer takes when it is written alone, which is nearly its
+    share.
+    """
     models, found = Models(), []
     for symbols in layers:
         tally = _Tally(models)
-        streams.code(tally, header, len(symbols), symbols.sorted())
+        streams.code_layer(tally, header, len(symbols), symbols.sorted())
         found.append({name: 8 * len(coder.finish()) for name, coder in tally.coders.items()})
     return found
 
 
 class _Tally:
-    """A coder that writes each bank's numbers apart."""
+    """A coder that writes the numbers of each bank separately."""
 
     def __init__(self, models: Models) -> None:
         self.models, self.coders = models, {}
@@ -192,14 +210,14 @@ def _frame(name: bytes, payload: bytes) -> bytes:
 
 
 def _sections(data: bytes) -> Iterator[tuple[bytes, bytes | None]]:
-    """Names and payloads; the last payload is None where the file ends inside the section."""
+    """Yield names and payloads; the last payload is None where the file ends inside the section."""
     at = len(MAGIC)
     for _ in range(SECTIONS_MAX):
         if at == len(data):
             return
         name, left = data[at : at + 4], len(data) - at
         if not name.isalpha() or not name.isascii():
-            raise DamageError(f"expected a section's name of four letters, got {name!r}")
+            raise DamageError(f"expected the name of a section, four letters, got {name!r}")
         if left < FRAME:
             yield name.ljust(4, b"?") if at > len(MAGIC) else b"HEAD", None
             return
@@ -209,7 +227,7 @@ def _sections(data: bytes) -> Iterator[tuple[bytes, bytes | None]]:
             return
         body = data[at : at + 8 + length]
         if struct.unpack_from("<I", data, at + 8 + length) != (crc32c(body),):
-            raise ChecksumError(f"section {name.decode()}: its checksum differs")
+            raise ChecksumError(f"section {name.decode()}: the checksum differs")
         yield name, body[8:]
         at += FRAME + length
     if at < len(data):
@@ -250,19 +268,21 @@ def _read_layer(payload: bytes, header: Header, models: Models, budget: int) -> 
         raise DamageError(f"section LAYR: expected 4 bytes or more, got {len(payload)}")
     (n,) = struct.unpack_from("<I", payload)
     data = payload[4:]
-    if n > _most(len(data)):
-        raise DamageError(f"section LAYR: expected at most {_most(len(data))} Gaussians, got {n}")
+    if n > _max_gaussians(len(data)):
+        raise DamageError(f"section LAYR: expected at most {_max_gaussians(len(data))} Gaussians, got {n}")
     if n > budget:
         raise LimitError(f"Gaussians: expected at most {budget} more, got {n} (the limit `gaussians`)")
     try:
         decoder = Decoder(models, data)
-        symbols = streams.code(decoder, header, n)
+        symbols = streams.code_layer(decoder, header, n)
         decoder.finish()
     except EntropyError as error:
         raise DamageError(f"section LAYR: {error}") from None
     return symbols
 
 
-def _most(size: int) -> int:
-    """Gaussians that so many bytes may stand for: half a bit each, so that few bytes cannot ask for much."""
+def _max_gaussians(size: int) -> int:
+    """Return the number of Gaussians that so many bytes may stand for: half a bit each, so that few bytes
+    cannot ask for much.
+    """
     return 16 * size + 64

@@ -1,7 +1,7 @@
 """The streams of one layer of a .gsi file: one routine that an encoder and a decoder run alike (docs/gsi.md).
 
-Gaussians are a set: how many lie in each cell is told row by row, then their symbols, attribute by attribute,
-in the order of the cells. What each number is likened to stands in `_counts` and in `STREAMS`.
+Gaussians are a set: first the number in each cell is coded, row by row, then their symbols, attribute by
+attribute, in the order of the cells. The contexts of each number are in `_counts` and in `STREAMS`.
 """
 
 from __future__ import annotations
@@ -24,17 +24,19 @@ from splatexp.image.codec.symbols import (
 from splatexp_kernels.entropy import Coder, Column
 
 CLASSES = PRECISION_MAX + 1
-SHAPE_CLASS = 1  # contexts see shapes in steps of this class, where they are finer
-COLOR_CLASS = 2  # and colours in steps of 2^(e - this)
+SHAPE_CLASS = 1  # contexts see finer shapes in steps of this class
+COLOR_CLASS = 2  # contexts see colours in steps of 2^(e - COLOR_CLASS)
 
 
 @dataclass
-class Known:
-    """What both sides know of a layer's n Gaussians before a stream: positions first, then what was coded.
+class LayerContext:
+    """What encoder and decoder both know of a layer's n Gaussians before a stream: positions first, then what
+    was coded.
 
     Attributes:
-        left, above: [n] rows of the nearest Gaussian before it in its row of cells, and in that above; or -1.
-        together: [n] 1 where `left` lies in the same cell, else 0: classes fall within a cell.
+        left, above: [n] rows of the nearest earlier Gaussian in the same row of cells, and in the row above;
+            or -1.
+        together: [n] 1 where `left` lies in the same cell, else 0: precision classes fall within a cell.
         density: [n] a bucket, 0 to 7, of how many Gaussians lie around its cell.
         e: [n] precision classes.
         i1, i3, s: [n] shapes; colors: [channels so far][n].
@@ -56,12 +58,12 @@ def _clip(values: Ints, most: int) -> Ints:
 
 
 def _coarse(values: Ints, e: Ints, to: int) -> Ints:
-    """Numbers in steps of class e, rounded to those of the class `to`."""
+    """Return numbers in steps of class e, rounded to those of the class `to`."""
     down, up = np.maximum(e - to, 0), np.maximum(to - e, 0)
     return ((values.astype(np.int64) << up) + (1 << down >> 1)) >> down
 
 
-def _precision(k: Known) -> list[Column]:
+def _precision(k: LayerContext) -> list[Column]:
     return [
         Column(),
         Column(k.density, 8),
@@ -70,7 +72,7 @@ def _precision(k: Known) -> list[Column]:
     ]
 
 
-def _i1(k: Known) -> list[Column]:
+def _i1(k: LayerContext) -> list[Column]:
     return [
         Column(np.minimum(k.e, SHAPE_CLASS + 1), SHAPE_CLASS + 2),
         Column(k.e, CLASSES),
@@ -80,7 +82,7 @@ def _i1(k: Known) -> list[Column]:
     ]
 
 
-def _i3(k: Known) -> list[Column]:
+def _i3(k: LayerContext) -> list[Column]:
     e, first = np.minimum(k.e, SHAPE_CLASS + 1), _clip(_coarse(k.i1, k.e, SHAPE_CLASS), 10)
     return [
         Column(e, SHAPE_CLASS + 2),
@@ -92,7 +94,7 @@ def _i3(k: Known) -> list[Column]:
     ]
 
 
-def _s(k: Known) -> list[Column]:
+def _s(k: LayerContext) -> list[Column]:
     e = np.minimum(k.e, SHAPE_CLASS + 1)
     long = _clip(_coarse(k.i1, k.e, SHAPE_CLASS) - _coarse(k.i3, k.e, SHAPE_CLASS), 6)
     return [
@@ -105,7 +107,7 @@ def _s(k: Known) -> list[Column]:
     ]
 
 
-def _color(k: Known) -> list[Column]:
+def _color(k: LayerContext) -> list[Column]:
     e = np.minimum(k.e, COLOR_CLASS + 1)
     so_far = [_clip(_coarse(color, k.e, COLOR_CLASS), 2) for color in k.colors]
     before = sum((color * 5**i for i, color in enumerate(so_far[-2:])), np.zeros_like(e))
@@ -120,23 +122,27 @@ def _color(k: Known) -> list[Column]:
     ]
 
 
-STREAMS: dict[str, Callable[[Known], list[Column]]] = {
-    "precision": _precision, "i1": _i1, "i3": _i3, "s": _s, "color": _color,
-}  # fmt: skip
+STREAMS: dict[str, Callable[[LayerContext], list[Column]]] = {
+    "precision": _precision,
+    "i1": _i1,
+    "i3": _i3,
+    "s": _s,
+    "color": _color,
+}
 
 
-def code(coder: Coder, header: Header, n: int, symbols: Symbols | None = None) -> Symbols:
+def code_layer(coder: Coder, header: Header, n: int, symbols: Symbols | None = None) -> Symbols:
     """Write a layer's n Gaussians, or read them.
 
     Args:
-        coder: an encoder or a decoder; one that goes on from the models of the layers before.
-        symbols: those to write, within the limits and `sorted`; a decoder takes None.
+        coder: an encoder or a decoder, with the models of the layers before.
+        symbols: those to write, within the limits and `sorted`; None for a decoder.
 
     Returns: what was written or read, in the order of the file, within all limits.
     Raises: LimitError, EntropyError where what is read is not a layer.
     """
     cell, known = _cells(coder, header, n, symbols)
-    given = symbols or Symbols.none(header.channels)
+    given = symbols or Symbols.empty(header.channels)
     writes = symbols is not None
 
     def integers(bank: str, stream: str, values: Ints, fine: int | None, sign: bool = True) -> Ints:
@@ -160,8 +166,8 @@ def code(coder: Coder, header: Header, n: int, symbols: Symbols | None = None) -
     return found
 
 
-def _cells(coder: Coder, header: Header, n: int, symbols: Symbols | None) -> tuple[Ints, Known]:
-    """Columns and rows of cells [n,2] of all Gaussians, and what follows from them."""
+def _cells(coder: Coder, header: Header, n: int, symbols: Symbols | None) -> tuple[Ints, LayerContext]:
+    """Code the cells of all Gaussians; return their columns and rows [n,2], and what follows from them."""
     across, down = header.grid
     counts = np.zeros((down + 2, across + 2), np.int32)  # two rows above, and a column on both sides
     given = None
@@ -173,7 +179,7 @@ def _cells(coder: Coder, header: Header, n: int, symbols: Symbols | None) -> tup
         row = counts[y + 2, 1:-1]
         row[:] = _counts(coder, counts[y : y + 2], None if given is None else given[y])
         total += int(row.sum(dtype=np.int64))
-        if total >= n:  # what follows is empty, without a word
+        if total >= n:  # all further cells are empty, which is not coded
             break
     if total != n:
         raise LimitError(f"cells: expected {n} Gaussians in all, got {total}{' or more' * (total > n)}")
@@ -184,7 +190,9 @@ def _cells(coder: Coder, header: Header, n: int, symbols: Symbols | None) -> tup
 
 
 def _counts(coder: Coder, above: Ints, values: Ints | None) -> Ints:
-    """How many Gaussians lie in each cell of a row, by the counts of the two rows above [2,across + 2]."""
+    """Code how many Gaussians lie in each cell of a row, given the counts of the two rows above [2,across +
+    2].
+    """
     n = above.shape[1] - 2
     far, near = above
     sides = near[:-2] + near[2:]
@@ -200,7 +208,7 @@ def _counts(coder: Coder, above: Ints, values: Ints | None) -> Ints:
     return coder.integers("counts", columns, n, values, sign=False)
 
 
-def _neighbors(flat: Ints, across: int, counts: Ints) -> Known:
+def _neighbors(flat: Ints, across: int, counts: Ints) -> LayerContext:
     n, rows = len(flat), flat // across
     index = np.arange(n)
     left = np.where((index > 0) & (np.roll(rows, 1) == rows), index - 1, -1)
@@ -211,9 +219,9 @@ def _neighbors(flat: Ints, across: int, counts: Ints) -> Known:
         far = np.abs(flat[row] - (flat - across))
         better = (candidate >= 0) & (rows[row] == rows - 1) & (far < best)
         above[better], best[better] = row[better], far[better]
-    around = np.pad(counts[2:], ((2, 2), (1, 1)))  # two cells on every side, of which 5 x 5 are added up
+    around = np.pad(counts[2:], ((2, 2), (1, 1)))  # two cells on every side, for sums over 5 x 5 cells
     around = sum(around[i : i + len(around) - 4] for i in range(5))
     around = sum(around[:, i : i + around.shape[1] - 4] for i in range(5))
     density = np.searchsorted([2, 3, 5, 8, 12, 18, 28], around.ravel()[flat], side="right")
     together = ((index > 0) & (np.roll(flat, 1) == flat)).astype(np.int32)
-    return Known(left, above, together, density)
+    return LayerContext(left, above, together, density)

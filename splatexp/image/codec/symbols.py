@@ -1,9 +1,9 @@
-"""What a .gsi file says of its Gaussians: integers, and the one meaning that they have (docs/gsi.md).
+"""The symbols of a .gsi file: integers, and what they stand for (docs/gsi.md).
 
 Notation: Sigma = L L^T px^2 with L = [[l1, 0], [l2, l3]], the shear l2 / l3. A Gaussian's precision class e
-halves the steps of its shape and of its place, class by class; its colour is in steps of the square root of
-its area, so that a step of any colour costs the picture the same squared error.
-Nothing here needs torch.
+    halves the steps of its shape and of its position, class by class; its colour is in steps of the square
+    root of its area, so that a step of any colour costs the image the same squared error. Nothing here needs
+    torch.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 MODES = ("sum", "normalized")
 PRECISION_MAX = 12
 CELL_SHIFT_MAX = 8
-LOG2_MAX = 16  # |log2 l1| and |log2 l3| reach it, l in px
+LOG2_MAX = 16  # largest |log2 l1| and |log2 l3|, l in px
 SHEAR_MAX = 4096
 COLOR_MAX = 2**24 - 1  # steps, of either sign
 SIDE_MAX = 65535  # px
@@ -25,7 +25,7 @@ CELLS_MAX = 2**21
 TOP_K_MAX = 32
 STEP_MIN, STEP_MAX = 2.0**-40, 2.0**16  # of colours
 UNIT = 1024  # steps of shape are whole numbers of 1/UNIT octaves, or of shear
-WEIGHT_MIN = 1 / 255  # a Gaussian ends where it weighs less
+WEIGHT_MIN = 1 / 255  # a Gaussian ends where its weight is smaller
 _SQRT2_44 = 24879108095804  # ceil(sqrt(2) 2^44)
 PLACES = np.array(  # round(2^(t/4)) for t from 0 to 64
     [
@@ -41,7 +41,7 @@ Floats = NDArray[np.floating]
 
 
 class GsiError(ValueError):
-    """A .gsi file, or what should become one, breaks the rules of the format; the text says which."""
+    """A .gsi file, or what should become one, breaks the rules of the format; the message says which."""
 
 
 class LimitError(GsiError):
@@ -50,10 +50,10 @@ class LimitError(GsiError):
 
 @dataclass(frozen=True)
 class Quantizer:
-    """Steps of all symbols of a file.
+    """The step sizes of all symbols of a file.
 
     Attributes:
-        cell_shift: positions are told in cells of 2^cell_shift px, 0 to 8.
+        cell_shift: positions are coded in cells of 2^cell_shift px, 0 to 8.
         scale_step: of log2 l1 and log2 l3 at precision class 0, 1/1024 octaves, 1 to 65535.
         shear_step: of the shear at class 0, 1/1024, 1 to 65535.
         position_index: places per standard deviation at class 0, as log2 in quarters, -32768 to 32767.
@@ -79,15 +79,15 @@ class Quantizer:
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says before its first layer.
+    """The header of a file.
 
     Attributes:
         width, height: px, 1 to 65535.
         channels: 1 grey, 2 grey and alpha, 3 RGB, 4 RGB and alpha.
-        bits: of a channel of the picture, 8 or 16.
-        mode, top_k: as `blend2d` takes them; top_k at most 32.
-        background: a number of 0 to 65535 for each channel of the picture, 65535 being 1.
-        quantizer: the steps.
+        bits: of a channel of the image, 8 or 16.
+        mode, top_k: as in `blend2d`; top_k at most 32.
+        background: a number of 0 to 65535 for each channel of the image, 65535 being 1.
+        quantizer: the step sizes.
     """
 
     width: int
@@ -120,18 +120,20 @@ class Header:
 
     @property
     def grid(self) -> Grid:
-        """The cells: those of the picture and one more on every side; the first begins at (-cell, -cell)."""
+        """Return the numbers of cells: those of the image and one more on every side; the first begins at
+        (-cell, -cell).
+        """
         cell = 1 << self.quantizer.cell_shift
         return Grid(-(-self.width // cell) + 2, -(-self.height // cell) + 2)
 
     @property
-    def tint(self) -> Floats:
-        """The background as [channels] numbers of 0 to 1, float64."""
+    def background_color(self) -> Floats:
+        """Return the background as [channels] numbers of 0 to 1, float64."""
         return np.array(self.background) / 65535
 
 
 class Grid(NamedTuple):
-    """How many cells lie beside and below each other."""
+    """The numbers of cells beside and below each other."""
 
     across: int
     down: int
@@ -145,7 +147,7 @@ class Symbols:
         precision: [n] the class e, 0 to 12.
         shape: [n,3] i1, i3, s: log2 l1 = i1 scale_step 2^-e / 1024, l3 alike; shear = s shear_step 2^-e/1024.
         cell: [n,2] column and row of the grid.
-        place: [n,2] in the cell, from 0 on and below `places`.
+        place: [n,2] position in the cell, from 0 to below `place_counts`.
         color: [n,channels] color = k color_step / sqrt(l1 l3).
     """
 
@@ -161,7 +163,7 @@ class Symbols:
             if given.size and not np.issubdtype(given.dtype, np.integer):
                 raise GsiError(f"{field.name}: expected integers, got {given.dtype}")
             if given.size and max(abs(int(given.min())), abs(int(given.max()))) >= 2**31:
-                raise LimitError(f"{field.name}: expected numbers of 32 bits, got beyond")
+                raise LimitError(f"{field.name}: expected numbers of 32 bits, got larger ones")
             array = np.ascontiguousarray(given, dtype=np.int32)
             wanted = (len(self.precision), *(array.shape[-1:] if tail == (-1,) else tail))
             if array.shape != wanted:
@@ -177,23 +179,25 @@ class Symbols:
         return all(np.array_equal(getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
 
     def sorted(self) -> Symbols:
-        """The same Gaussians in the order of the file: by row and column of cells, then by all else."""
+        """Return the same Gaussians in the order of the file: by row and column of cells, then by all
+        else.
+        """
         last = [self.place[:, 1], self.place[:, 0], *self.color.T[::-1], *self.shape.T[::-1]]
-        return self.at(np.lexsort([*last, -self.precision, self.cell[:, 0], self.cell[:, 1]]))
+        return self.take(np.lexsort([*last, -self.precision, self.cell[:, 0], self.cell[:, 1]]))
 
-    def at(self, rows: NDArray) -> Symbols:
-        """Those Gaussians that an index or a mask of rows names, in its order."""
+    def take(self, rows: NDArray) -> Symbols:
+        """Return the Gaussians that an index or a mask of rows selects, in its order."""
         return Symbols(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
 
     @staticmethod
-    def none(channels: int) -> Symbols:
-        """No Gaussians."""
+    def empty(channels: int) -> Symbols:
+        """Return symbols of no Gaussians."""
         shapes = ((0,), (0, 3), (0, 2), (0, 2), (0, channels))
         return Symbols(*(np.zeros(shape, np.int32) for shape in shapes))
 
 
 class Gaussians(NamedTuple):
-    """Gaussians as `blend2d` draws them, all float32, weights being 1."""
+    """Gaussians as `blend2d` draws them, all float32, with weights of 1."""
 
     means: Floats  # [n,2] px
     conics: Floats  # [n,3] px^-2
@@ -201,16 +205,14 @@ class Gaussians(NamedTuple):
     colors: Floats  # [n,channels] of the picture
 
 
-def places(quantizer: Quantizer, symbols: Symbols) -> Ints:
-    """How many places a cell has along x and y for each Gaussian, [n,2]: from its class and its shape alone.
-
-    Integers throughout, so that every machine finds the same. A shape outside the limits is refused.
-    """
-    return place_counts(quantizer, symbols.precision, symbols.shape)
-
-
 def place_counts(quantizer: Quantizer, precision: Ints, shape: Ints) -> Ints:
-    """`places` of classes [n] and shapes [n,3], before the rest of their symbols is known."""
+    """Return the number of places that a cell has along x and y for each Gaussian, [n,2], from classes [n]
+    and shapes [n,3].
+
+    All is computed in integers, so that every machine finds the same.
+
+    Raises: LimitError for a shape outside the limits.
+    """
     e = precision.astype(np.int64)
     check_shapes(quantizer, precision, shape)
     quarters = (shape[:, :2].astype(np.int64) * quantizer.scale_step >> e[:, None]) >> 8
@@ -223,7 +225,10 @@ def place_counts(quantizer: Quantizer, precision: Ints, shape: Ints) -> Ints:
 
 
 def check_shapes(quantizer: Quantizer, precision: Ints, shape: Ints) -> None:
-    """Hold classes [n] and shapes [n,3] against their limits; raises LimitError."""
+    """Check classes [n] and shapes [n,3] against their limits.
+
+    Raises: LimitError.
+    """
     _hold_all("precision", precision, 0, PRECISION_MAX)
     e = precision.astype(np.int64)
     for column, name, step, most in (
@@ -234,17 +239,17 @@ def check_shapes(quantizer: Quantizer, precision: Ints, shape: Ints) -> None:
         far = np.abs(shape[:, column].astype(np.int64) * step) > (most * UNIT << e)
         if far.any():
             got = int(shape[far.argmax(), column])
-            raise LimitError(f"shape: expected |{name}| <= {most}, got beyond in a symbol of {got}")
+            raise LimitError(f"shape: expected |{name}| <= {most}, got a larger one from the symbol {got}")
 
 
 def check(header: Header, symbols: Symbols) -> None:
-    """Hold a layer's symbols against the limits of the format and against its header.
+    """Check a layer's symbols against the limits of the format and against its header.
 
     Raises: GsiError, most often LimitError.
     """
     if symbols.color.shape[1] != header.channels:
         raise GsiError(f"color: expected {header.channels} channels, got {symbols.color.shape[1]}")
-    counts = places(header.quantizer, symbols)
+    counts = place_counts(header.quantizer, symbols.precision, symbols.shape)
     for axis, name in enumerate("xy"):
         _hold_all(f"cell {name}", symbols.cell[:, axis], 0, header.grid[axis] - 1)
         _hold_all(f"place {name}", symbols.place[:, axis], 0, counts[:, axis] - 1)
@@ -254,12 +259,13 @@ def check(header: Header, symbols: Symbols) -> None:
 def gaussians(
     header: Header, symbols: Symbols, scale: float = 1.0, origin: tuple[int, int] = (0, 0)
 ) -> Gaussians:
-    """What the symbols stand for, `scale` times as large, seen from `origin`; smaller: a sum is blurred.
+    """Return what the symbols stand for, `scale` times as large, relative to `origin`; a reduced sum is
+    blurred.
 
     Raises: LimitError for what `check` refuses in shapes.
     """
     q = header.quantizer
-    counts = places(q, symbols)
+    counts = place_counts(q, symbols.precision, symbols.shape)
     fine = np.ldexp(1 / UNIT, -symbols.precision)
     l1, l3 = np.exp2(symbols.shape[:, :2].T * (q.scale_step * fine))
     shear = symbols.shape[:, 2] * (q.shear_step * fine)
@@ -268,16 +274,17 @@ def gaussians(
     l1, l3 = l1 * scale, l3 * scale
     blur = max(0.0, 1 - scale * scale) / 12 if header.mode == "sum" else 0.0  # the variance of a square pixel
     xx, xy, yy = l1 * l1 + blur, l1 * l3 * shear, l3 * l3 * (1 + shear * shear) + blur
-    spread = (l1 * l3) ** 2 + blur * (xx + yy - blur)  # the determinant, which thin ones would cancel out
+    spread = (l1 * l3) ** 2 + blur * (xx + yy - blur)  # the determinant, without cancellation for thin ones
     conics = np.stack([yy, -xy, xx] / spread, -1)
     radii = np.sqrt(2 * np.log(1 / WEIGHT_MIN) * np.stack([xx, yy], -1))
     colors = symbols.color * np.array(q.color_steps) * (scale * np.sqrt(l1 * l3 / spread))[:, None]
-    parts = (means, conics, radii, picture_colors(colors))
+    parts = (means, conics, radii, ycc_to_rgb(colors))
     return Gaussians(*(np.ascontiguousarray(part, dtype=np.float32) for part in parts))
 
 
-def picture_colors(colors: Floats) -> Floats:
-    """Colours of a file, [...,channels] of Y (Cb Cr) (alpha), as the picture has them: grey or RGB (alpha).
+def ycc_to_rgb(colors: Floats) -> Floats:
+    """Convert colours of a file, [...,channels] of Y (Cb Cr) (alpha), to those of the image: grey or RGB
+    (alpha).
 
     Source: ITU-R BT.601 (full range, JFIF), chroma without an offset.
     """

@@ -1,1 +1,1 @@
-"""Fitting the Gaussians of an image: starts, optimizer, quantization, bit rate."""
+"""Fitting 2D Gaussians to an image: initialization, optimizer, refinement, quantization and rate control."""

@@ -1,6 +1,6 @@
-"""Where a picture needs its Gaussians: density maps, and points that are spread after one.
+"""Density maps, which say where an image needs its Gaussians, and points that follow such a map.
 
-Notation: a picture [H,W,D]; a density [H,W], Gaussians per pixel, that sums to their number.
+Notation: an image [H,W,D]; a density [H,W], in Gaussians per pixel, that sums to their number.
 """
 
 from __future__ import annotations
@@ -13,39 +13,42 @@ from torch.nn.functional import avg_pool2d, pad
 MOST = 1.0  # Gaussians in one pixel of a dithered density
 
 
-def edges(picture: Tensor, blur: float = 0.0) -> Tensor:
-    """Length of the gradient [H,W], over all channels, of a picture; then the mean in a square window.
+def gradient_magnitude(image: Tensor, blur: float = 0.0) -> Tensor:
+    """Return the length of the image's gradient [H,W] over all channels, averaged in a square window.
 
     Args:
-        blur: side of the window, px; up to 1: as it is.
+        blur: side of the window, px; up to 1 nothing is averaged.
     """
-    x, y = slopes(picture)
+    x, y = gradients(image)
     strength = (x.square() + y.square()).sum(-1).sqrt()
-    return windowed(strength, blur)
+    return box_mean(strength, blur)
 
 
-def slopes(picture: Tensor) -> tuple[Tensor, Tensor]:
-    """Derivatives along x and y [H,W,D], px^-1."""
-    return _central(picture, 1), _central(picture, 0)
+def gradients(image: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the derivatives along x and y, each [H,W,D], px^-1."""
+    return _central(image, 1), _central(image, 0)
 
 
-def _central(picture: Tensor, axis: int) -> Tensor:
-    """Central differences along an axis, one-sided at the border; 0 where there is one pixel alone."""
-    if picture.shape[axis] < 2:
-        return torch.zeros_like(picture)
-    return torch.gradient(picture, dim=axis)[0]
+def _central(image: Tensor, axis: int) -> Tensor:
+    """Return central differences along an axis, one-sided at the border; 0 where there is a single pixel."""
+    if image.shape[axis] < 2:
+        return torch.zeros_like(image)
+    return torch.gradient(image, dim=axis)[0]
 
 
-def windowed(values: Tensor, side: float) -> Tensor:
-    """Mean of [H,W] in a square window of an odd number of pixels, about `side`; borders count their own."""
+def box_mean(values: Tensor, side: float) -> Tensor:
+    """Return the mean of [H,W] in a square window of an odd number of pixels, about `side`; at the border of
+    what is inside.
+    """
     reach = min(round((side - 1) / 2), min(values.shape) - 1)
     if reach < 1:
         return values
     return avg_pool2d(values[None], 2 * reach + 1, 1, reach, count_include_pad=False)[0]
 
 
-def mixed(strength: Tensor, count: int, uniform: float) -> Tensor:
-    """A density that follows a strength [H,W], from 0 on, but for a share that is spread evenly.
+def mix_uniform(strength: Tensor, count: int, uniform: float) -> Tensor:
+    """Return a density that follows a nonnegative strength [H,W], except for a fraction that is spread
+    evenly.
 
     A strength of 0 everywhere is spread evenly altogether.
     """
@@ -55,17 +58,21 @@ def mixed(strength: Tensor, count: int, uniform: float) -> Tensor:
     return count * (uniform * even + (1 - uniform) * shape)
 
 
-def capped(density: Tensor, most: float = MOST) -> Tensor:
-    """The density with at most so many in a pixel; what is over goes to the other pixels in proportion.
+def cap_density(density: Tensor, most: float = MOST) -> Tensor:
+    """Return the density with at most `most` Gaussians in a pixel; the excess goes to the other pixels in
+    proportion.
 
-    Raises: ValueError where the picture has not the room.
+    Raises: ValueError where the image has too few pixels.
     """
     count = float(density.sum())
     if count > most * density.numel() * (1 + 1e-6):
-        raise ValueError(f"count: expected at most {int(most * density.numel())} here, got {round(count)}")
+        raise ValueError(
+            f"count: expected at most {int(most * density.numel())} in this image, got {round(count)}"
+        )
     flat = density.double().flatten()
     order = flat.sort(descending=True).values
-    # the k densest are cut to `most`; the rest is scaled by what is left: the least k that cuts enough
+    # the k densest pixels are cut to `most` and the rest is scaled by what is left; k is the least that
+    # suffices
     below = flat.sum() - order.cumsum(0) + order
     ks = torch.arange(len(order), dtype=torch.float64)
     scale = (count - most * ks).clamp_min(0) / below.clamp_min(1e-30)
@@ -73,27 +80,28 @@ def capped(density: Tensor, most: float = MOST) -> Tensor:
     return (flat * scale[min(k, len(ks) - 1)]).clamp_max(most).view_as(density).float()
 
 
-def sampled(density: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Points [count,2] px, drawn independently from a density, anywhere inside their pixels."""
+def sample_points(density: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Sample points [count,2] px independently from a density, anywhere inside their pixels."""
     sums = density.double().flatten().cumsum(0)
     draws = torch.rand(count, generator=generator, dtype=torch.float64) * sums[-1]
     pixels = torch.searchsorted(sums, draws, right=True).clamp_max(len(sums) - 1)
     within = torch.rand(count, 2, generator=generator)
-    return _places(pixels, density.shape[1]) + within
+    return _corners(pixels, density.shape[1]) + within
 
 
-def dithered(density: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Points [count,2] px at centres of pixels, by error diffusion of a density.
+def dither_points(density: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Return points [count,2] px at pixel centres, by error diffusion of a density.
 
-    What diffusion gives too many of, the thinnest places lose; what it lacks, the densest free pixels get.
+    Where diffusion gives too many points, those of the lowest density are dropped; where it gives too few,
+    the free pixels of the highest density get one.
 
     Raises: ValueError for more points than pixels.
     Source: Floyd and Steinberg 1976; for Gaussians: Zeng et al. 2025, "Instant GaussianImage", section 3.2.
-    Differs: the number is given, not the sum of the map; edges lose what would fall outside to their
-        neighbours inside.
+    Differs: the number is given, not the sum of the map; the error that would leave the image at a border
+        goes to the neighbours inside.
     """
     noise = torch.rand(density.shape, generator=generator, dtype=torch.float64)
-    dots = diffused(capped(density).double().numpy(), noise.numpy())
+    dots = error_diffusion(cap_density(density).double().numpy(), noise.numpy())
     pixels = torch.from_numpy(dots.ravel().nonzero()[0])
     flat = density.flatten()
     if len(pixels) > count:
@@ -104,15 +112,16 @@ def dithered(density: Tensor, count: int, generator: torch.Generator) -> Tensor:
         free[pixels] = -1.0
         more = free.argsort(descending=True, stable=True)[: count - len(pixels)]
         pixels = torch.cat([pixels, more]).sort().values
-    return _places(pixels, density.shape[1]) + 0.5
+    return _corners(pixels, density.shape[1]) + 0.5
 
 
-def diffused(density: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """Error diffusion of [H,W] from 0 to 1 to [H,W] bool: 7 to the right, 3, 5 and 1 of 16 below.
+def error_diffusion(density: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    """Diffuse the rounding error of [H,W], 0 to 1, and return [H,W] bool: 7/16 goes right, 3/16, 5/16 and
+    1/16 below.
 
-    Thresholds [H,W] in [0,1): 0.5 everywhere is the plain method, which leaves the upper border bare where
-    the density is small, until enough has piled up; random ones do not.
-    A pixel waits for its left neighbour and three above it, so that pixels x + 2 y = t can go at once.
+    Thresholds [H,W] lie in [0,1). With 0.5 everywhere, the plain method, the upper border stays empty where
+    the density is small until enough error has accumulated; random thresholds avoid that. A pixel waits for
+    its left neighbour and three above it, so that all pixels with x + 2 y = t can be processed at once.
     """
     height, width = density.shape
     waiting = np.zeros((height + 1, width + 2))  # a margin at both sides and below
@@ -135,16 +144,18 @@ def diffused(density: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
     return dots
 
 
-def at(values: Tensor, means: Tensor) -> Tensor:
-    """The pixels of [H,W,...] that points [N,2] px lie in, [N,...]; outside the picture the nearest."""
+def pixels_at(values: Tensor, means: Tensor) -> Tensor:
+    """Return the pixels [N,...] of [H,W,...] in which points [N,2] px lie; outside the image the nearest
+    pixels.
+    """
     height, width = values.shape[:2]
     x = means[:, 0].floor().long().clamp(0, width - 1)
     y = means[:, 1].floor().long().clamp(0, height - 1)
     return values[y, x]
 
 
-def blurred(values: Tensor, sigma: float) -> Tensor:
-    """Mean of [H,W] under a Gaussian of `sigma` px; at the border of what is inside."""
+def gaussian_blur(values: Tensor, sigma: float) -> Tensor:
+    """Return the mean of [H,W] under a Gaussian of `sigma` px; at the border of what is inside."""
     reach = max(1, round(3 * sigma))
     kernel = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / sigma) ** 2).to(values)
     return _convolved(values, kernel, reach) / _convolved(torch.ones_like(values), kernel, reach)
@@ -155,6 +166,6 @@ def _convolved(values: Tensor, kernel: Tensor, reach: int) -> Tensor:
     return torch.nn.functional.conv2d(pad(rows, (0, 0, reach, reach)), kernel[None, None, :, None])[0, 0]
 
 
-def _places(pixels: Tensor, width: int) -> Tensor:
-    """Corners [N,2] of pixels counted along the lines."""
+def _corners(pixels: Tensor, width: int) -> Tensor:
+    """Return the corners [N,2] of pixels that are numbered line by line."""
     return torch.stack([pixels % width, pixels // width], 1).float()

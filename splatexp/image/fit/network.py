@@ -1,10 +1,10 @@
-"""A small network that says where a picture needs Gaussians, how large they are, and which way they point.
+"""A small network that predicts where an image needs Gaussians, how large they are and which way they point.
 
-It sees a picture at its own resolution and how far apart the Gaussians are to be, and gives a density and the
-logarithm of Sigma. `python -m splatexp.image.teach` trains one; the one that is shipped has seen pictures
-that were made up for it, and no photograph.
+It sees an image at its own resolution and the spacing that the Gaussians are to have, and predicts a density
+and the logarithm of Sigma. `python -m splatexp.image.fit.train_network` trains one; the one that is shipped
+was trained on synthetic images and no photograph.
 
-Notation: a picture [H,W,D]; s the mean spacing of N Gaussians, sqrt(H W / N) px.
+Notation: an image [H,W,D]; s is the mean spacing of N Gaussians, sqrt(H W / N) px.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from splatexp.gaussians.covariance import Covariance
 SHIPPED = Path(__file__).with_name("network.safetensors")
 FORMAT = "splatexp initialiser 1"
 WIDTHS = (16, 32, 48, 64)  # channels, halving the resolution each time
-SPACING = 6.0  # px, from which the network's input is measured
-LIMIT = 3.0  # of what it says of log Sigma, in e-folds of a standard deviation against s
+SPACING = 6.0  # px, the spacing that the network's input is relative to
+LIMIT = 3.0  # of the predicted log Sigma, in e-folds of a standard deviation relative to s
 
 
-class Net(nn.Module):
-    """An hourglass of 3 x 3 convolutions, with what each level saw handed across; about 130,000 numbers."""
+class InitializerNetwork(nn.Module):
+    """A U-Net of 3 x 3 convolutions with about 130,000 parameters."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -42,17 +42,18 @@ class Net(nn.Module):
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
 
-    def forward(self, picture: Tensor, spacing: Tensor) -> Tensor:
-        """Of pictures [B,3,H,W] and spacings s [B], px: log density but for a constant, and log Sigma / s^2.
+    def forward(self, image: Tensor, spacing: Tensor) -> Tensor:
+        """Predict from images [B,3,H,W] and spacings s [B], px, the log density up to a constant, and
+        log(Sigma / s^2).
 
-        Returns: [B,4,H,W]. Of the logarithm of a matrix: half its trace, half the
-            difference of its diagonal, its corner.
+        Returns: [B,4,H,W]. Of the logarithm of the matrix: half its trace, half the difference of its
+            diagonal, its off-diagonal entry.
         """
-        height, width = picture.shape[2:]
+        height, width = image.shape[2:]
         block = 2 ** len(WIDTHS)
         room = (0, -width % block, 0, -height % block)
         hint = ((spacing / SPACING).log2() / 2).view(-1, 1, 1, 1).expand(-1, 1, height, width)
-        x = pad(torch.cat([picture * 4 - 2, hint], 1), room, mode="replicate")
+        x = pad(torch.cat([image * 4 - 2, hint], 1), room, mode="replicate")
         levels = []
         for layer in self.down:
             x = torch.relu(layer(x))
@@ -65,8 +66,10 @@ class Net(nn.Module):
         return x[:, :, :height, :width]
 
 
-def covariances(logs: Tensor, spacing: Tensor | float) -> Covariance:
-    """Sigma of logarithms [...,3] of Sigma / s^2 as `Net` gives them; axes at most e^LIMIT from s."""
+def exp_covariances(logs: Tensor, spacing: Tensor | float) -> Covariance:
+    """Return Sigma of logarithms [...,3] of Sigma / s^2 as the network predicts them; axes are at most
+    e^LIMIT from s.
+    """
     trace, turn = logs[..., 0], torch.hypot(logs[..., 1], logs[..., 2])
     size = trace.clamp(-2 * LIMIT, 2 * LIMIT).exp() * spacing**2
     stretch = turn.clamp_max(LIMIT)
@@ -75,8 +78,8 @@ def covariances(logs: Tensor, spacing: Tensor | float) -> Covariance:
     return Covariance(size * xx, size * odd * logs[..., 2], size * yy, size.square())
 
 
-def logarithms(cov: Covariance, spacing: float) -> Tensor:
-    """The inverse of `covariances`, [...,3]."""
+def log_covariances(cov: Covariance, spacing: float) -> Tensor:
+    """Invert `exp_covariances`; return [...,3]."""
     trace = cov.det.log() / 2 - 2 * math.log(spacing)
     half = (cov.xx - cov.yy) / 2
     away = torch.hypot(half, cov.xy)
@@ -85,54 +88,67 @@ def logarithms(cov: Covariance, spacing: float) -> Tensor:
     return torch.stack([trace, half * share, cov.xy * share], -1)
 
 
-def seen(picture: Tensor) -> Tensor:
-    """What the network is shown of a picture [H,W,D], [3,H,W]: grey as three alike, alpha left out."""
-    channels = picture.movedim(-1, 0)
+def network_input(image: Tensor) -> Tensor:
+    """Return the network's input [3,H,W] of an image [H,W,D]: grey is repeated three times, alpha is
+    dropped.
+    """
+    channels = image.movedim(-1, 0)
     return channels[:1].expand(3, -1, -1) if len(channels) < 3 else channels[:3]
 
 
 @torch.no_grad()
-def predicted(picture: Tensor, count: int, path: str = "") -> tuple[Tensor, Covariance]:
-    """The density [H,W] that sums to `count`, and Sigma [H,W], px^2, of a Gaussian at each pixel.
+def predict(image: Tensor, count: int, path: str = "") -> tuple[Tensor, Covariance]:
+    """Predict the density [H,W], which sums to `count`, and Sigma [H,W], px^2, of a Gaussian at each pixel.
 
-    path: the network's file; "": the one that is shipped.
+    Args:
+        path: the network's file; "": the one that is shipped.
 
-    Raises: FileNotFoundError, ValueError with one line for a network that cannot be used.
+    Raises: FileNotFoundError, ValueError, with one line, for a network that cannot be used.
     """
-    height, width, _ = picture.shape
+    height, width, _ = image.shape
     spacing = (height * width / count) ** 0.5
-    found = loaded(path)(seen(picture)[None].float(), torch.tensor([spacing]))[0]
+    found = load_network(path)(network_input(image)[None].float(), torch.tensor([spacing]))[0]
     density = found[0].flatten().softmax(0).view(height, width) * count
-    return density, covariances(found[1:].movedim(0, -1), spacing)
+    return density, exp_covariances(found[1:].movedim(0, -1), spacing)
 
 
 @lru_cache(maxsize=2)
-def loaded(path: str = "") -> Net:
-    """A network from its file.  Raises: as `predicted`."""
+def load_network(path: str = "") -> InitializerNetwork:
+    """Return a network from its file.
+
+    Raises: as `predict`.
+    """
     from safetensors import SafetensorError, safe_open
 
     file = Path(path) if path else SHIPPED
     if not file.is_file():
         raise FileNotFoundError(
-            f"init=network: no network at {file}; python -m splatexp.image.teach out=<file> trains one"
+            f"init=network: expected a network at {file}, found none; "
+            "python -m splatexp.image.fit.train_network out=<file> trains one"
         )
-    net = Net()
+    net = InitializerNetwork()
     try:
         with safe_open(file, "pt") as held:
             if (held.metadata() or {}).get("format") != FORMAT:
-                raise ValueError(f"{file}: expected a network that teach wrote, got another file")
+                raise ValueError(
+                    f"{file}: expected a file that splatexp.image.fit.train_network wrote, got "
+                    "a different format"
+                )
             net.load_state_dict({name: held.get_tensor(name).float() for name in held.keys()})
     except (SafetensorError, RuntimeError) as error:
-        raise ValueError(f"{file}: not a readable network ({' '.join(str(error).split())[:200]})") from error
+        raise ValueError(f"{file}: cannot read the network ({' '.join(str(error).split())[:200]})") from error
     return net.eval().requires_grad_(False)
 
 
-def save(net: Net, path: str | Path, notes: str = "") -> None:
-    """Write a network in half precision, whole or not at all.  Raises: OSError."""
+def save_network(net: InitializerNetwork, path: str | Path, notes: str = "") -> None:
+    """Write a network in half precision, whole or not at all.
+
+    Raises: OSError.
+    """
     from safetensors.torch import save_file
 
-    from splatexp.io.atomic import replaced
+    from splatexp.io.atomic import atomic_write
 
     tensors = {name: tensor.half().contiguous() for name, tensor in net.state_dict().items()}
-    with replaced(path) as temp:
+    with atomic_write(path) as temp:
         save_file(tensors, temp, {"format": FORMAT, "notes": notes})

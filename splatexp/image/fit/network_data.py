@@ -1,6 +1,6 @@
-"""What the initialising network learns from: pictures, and the Gaussians that a fit has come to on them.
+"""Training data of the initializer network: images, and the Gaussians that a fit has found for them.
 
-Notation: a picture [S,S,3], S px; N Gaussians at a mean spacing of s px.
+Notation: an image [S,S,3], S px; N Gaussians at a mean spacing of s px.
 """
 
 from __future__ import annotations
@@ -13,46 +13,46 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
-from splatexp.gaussians.covariance import FORMS, Covariance, conics
+from splatexp.gaussians.covariance import PARAMETRIZATIONS, Covariance, conics
 from splatexp.image.fit import density
-from splatexp.image.fit.initial import Start
-from splatexp.image.fit.network import logarithms
+from splatexp.image.fit.initial import Initializer
+from splatexp.image.fit.network import log_covariances
 from splatexp.system.rng import generator
 from splatexp_kernels.blend2d import blend2d
 from splatexp_kernels.tiles import tiles
 
 SPACINGS = (2.5, 20.0)  # px, least and most; log-uniform
-SHAPES = 60  # of a picture, at most
-RATES = {"means": 0.5, "shapes": 0.1, "colors": 0.05}  # of Adam, px and 1
-FORM = "log_cholesky"
-BIRTHS = 6  # times that a fit adds rows where it errs
-DULL = 0.05  # a standard deviation of values below which a crop of a folder teaches nothing
+MAX_SHAPES = 60  # in a synthetic image
+LEARNING_RATES = {"means": 0.5, "shapes": 0.1, "colors": 0.05}  # of Adam, px and 1
+PARAMETRIZATION = "log_cholesky"
+BIRTHS = 6  # number of times that a fit adds rows where its error is largest
+MIN_STD = 0.05  # a crop whose values vary less than this is replaced
 
 
-class Lesson(NamedTuple):
-    """A picture and where its Gaussians have come to lie."""
+class Example(NamedTuple):
+    """An image and its fitted Gaussians."""
 
-    picture: Tensor  # [S,S,3]
+    image: Tensor  # [S,S,3]
     spacing: float  # s, px
     means: Tensor  # [N,2] px
     logs: Tensor  # [N,3], of Sigma / s^2
 
 
-def lessons(count: int, size: int, steps: int, seed: int, pictures: list[Tensor]) -> Iterator[Lesson]:
-    """So many lessons, from crops of pictures [H,W,3], of made ones where there are none."""
+def make_examples(count: int, size: int, steps: int, seed: int, images: list[Tensor]) -> Iterator[Example]:
+    """Yield examples from crops of the given images [H,W,3], or of synthetic images where there are none."""
     for index in range(count):
-        random = generator("lesson", seed, index)
-        picture = _crop(pictures, size, random) if pictures else made(size, random)
+        random = generator("example", seed, index)
+        image = _crop(images, size, random) if images else synthetic_image(size, random)
         low, high = map(math.log, SPACINGS)
         spacing = math.exp(low + (high - low) * float(torch.rand(1, generator=random)))
         rows = max(BIRTHS + 2, round((size / spacing) ** 2))
-        means, covariance = fitted(picture, rows, steps, random)
+        means, covariance = fit_gaussians(image, rows, steps, random)
         spacing = size / rows**0.5
-        yield Lesson(picture, spacing, means, logarithms(covariance, spacing))
+        yield Example(image, spacing, means, log_covariances(covariance, spacing))
 
 
-def made(size: int, random: torch.Generator) -> Tensor:
-    """A picture [S,S,3] of shaded and textured shapes, one over the other, some of them out of focus."""
+def synthetic_image(size: int, random: torch.Generator) -> Tensor:
+    """Return an image [S,S,3] of shaded and textured shapes that cover each other, some of them blurred."""
 
     def draw(*shape: int) -> Tensor:
         return torch.rand(*shape, generator=random)
@@ -64,7 +64,7 @@ def made(size: int, random: torch.Generator) -> Tensor:
 
     canvas = paint() + ((x / size)[..., None] - 0.5) * (draw(3) - 0.5)
     canvas = canvas + ((y / size)[..., None] - 0.5) * (draw(3) - 0.5)
-    for _ in range(3 + int(draw(1) * SHAPES)):
+    for _ in range(3 + int(draw(1) * MAX_SHAPES)):
         kind, radius = int(draw(1) * 4), size * 0.6 * (0.03 ** draw(1).item())
         (u0, v0), angle = draw(2) * size, math.pi * draw(1).item()
         flat, soft = 0.15 + 0.85 * draw(1).item(), 0.4 * (12 ** (draw(1).item() ** 2))
@@ -85,58 +85,71 @@ def made(size: int, random: torch.Generator) -> Tensor:
 
 
 def _noise(size: int, random: torch.Generator) -> Tensor:
-    """Values [S,S] about 0 of one random coarseness, stretched in one direction."""
+    """Return values [S,S] about 0 of one random coarseness, stretched in one direction."""
     coarse = [max(2, int(size / 2 ** (4.5 * torch.rand(1, generator=random).item()))) for _ in range(2)]
     values = torch.randn(1, 1, *coarse, generator=random)
     return interpolate(values, (size, size), mode="bicubic", align_corners=False)[0, 0]
 
 
-def _crop(pictures: list[Tensor], size: int, random: torch.Generator) -> Tensor:
-    """A square of a picture, reduced up to four times; of several draws the first that is not dull."""
+def _crop(images: list[Tensor], size: int, random: torch.Generator) -> Tensor:
+    """Return a square of an image, reduced up to four times; of several draws the first that has enough
+    contrast.
+    """
     crop = torch.zeros(size, size, 3)
     for _ in range(8):
-        picture = pictures[int(torch.randint(len(pictures), (1,), generator=random))]
-        most = max(1, min(4, min(picture.shape[:2]) // size))
+        image = images[int(torch.randint(len(images), (1,), generator=random))]
+        most = max(1, min(4, min(image.shape[:2]) // size))
         factor = 1 + int(torch.randint(most, (1,), generator=random))
-        room = [length - size * factor for length in picture.shape[:2]]
+        room = [length - size * factor for length in image.shape[:2]]
         y, x = (int(torch.randint(rest + 1, (1,), generator=random)) for rest in room)
-        crop = picture[y : y + size * factor, x : x + size * factor].movedim(-1, 0)[None]
+        crop = image[y : y + size * factor, x : x + size * factor].movedim(-1, 0)[None]
         crop = avg_pool2d(crop, factor)[0].movedim(0, -1).contiguous()
-        if crop.std() > DULL:
+        if crop.std() > MIN_STD:
             break
     return crop
 
 
-def fitted(picture: Tensor, count: int, steps: int, random: torch.Generator) -> tuple[Tensor, Covariance]:
-    """Means [N,2] and covariances of `count` Gaussians, fitted to a picture by a few steps of Adam.
+def fit_gaussians(
+    image: Tensor, count: int, steps: int, random: torch.Generator
+) -> tuple[Tensor, Covariance]:
+    """Fit `count` Gaussians to an image by a few steps of Adam; return means [N,2] and covariances of those
+    inside the image.
 
-    Left out are those that have moved outside.
-
-    A part of them starts evenly spread, the others where the picture is off by most as the fit goes on: where
-    they come to lie is what the picture asks for, not what an initialiser has said.
+    Some of them start evenly spread, the others are added where the image has the largest error as the fit
+    goes on: their final positions follow from the image, not from an initializer.
     """
-    height, width, _ = picture.shape
-    behind = picture.mean((0, 1))
+    height, width, _ = image.shape
+    behind = image.mean((0, 1))
     first = count - BIRTHS * (count * 5 // 6 // BIRTHS)
-    rows = Start("random")(
-        picture, first, seed=int(torch.randint(2**31, (1,), generator=random)), background=behind
+    rows = Initializer("random")(
+        image, first, seed=int(torch.randint(2**31, (1,), generator=random)), background=behind
     )
-    leaves = {"means": rows.means, "shapes": FORMS[FORM].shapes(rows.covariance), "colors": rows.colors}
+    leaves = {
+        "means": rows.means,
+        "shapes": PARAMETRIZATIONS[PARAMETRIZATION].shapes(rows.covariance),
+        "colors": rows.colors,
+    }
     births = {round(steps * 0.6 * (k + 1) / (BIRTHS + 1)) for k in range(BIRTHS)}
     optimizer = _adam(leaves, None)
     for step in range(steps):
         rate = min(1.0, 0.03 + 1.94 * (1 - step / steps))
         for group in optimizer.param_groups:
-            group["lr"] = rate * RATES[group["name"]]
+            group["lr"] = rate * LEARNING_RATES[group["name"]]
         weights = torch.ones(len(leaves["means"]))
-        found, radii = conics(FORM, leaves["shapes"], weights)
+        found, radii = conics(PARAMETRIZATION, leaves["shapes"], weights)
         means, depths = leaves["means"][None], torch.zeros(1, len(weights))
         binned = tiles(means, radii[None], depths, width, height)
         drawn = blend2d(
-            means, found[None], leaves["colors"][None], weights[None], binned, width, height,
+            means,
+            found[None],
+            leaves["colors"][None],
+            weights[None],
+            binned,
+            width,
+            height,
             background=behind[None],
-        )[0][0]  # fmt: skip
-        away = picture - drawn
+        )[0][0]
+        away = image - drawn
         away.square().mean().backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -146,23 +159,27 @@ def fitted(picture: Tensor, count: int, steps: int, random: torch.Generator) -> 
             leaves = {group["name"]: group["params"][0] for group in optimizer.param_groups}
     means, shapes = leaves["means"].detach(), leaves["shapes"].detach()
     inside = ((means >= 0) & (means < means.new_tensor([width, height]))).all(1)
-    return means[inside], FORMS[FORM].covariance(shapes[inside])
+    return means[inside], PARAMETRIZATIONS[PARAMETRIZATION].covariance(shapes[inside])
 
 
 def _born(leaves: dict[str, Tensor], away: Tensor, count: int, random: torch.Generator) -> dict[str, Tensor]:
-    """The rows and `count` more, drawn after the squared error, with half of what is missing there."""
+    """Return the rows and `count` more, sampled by the squared error, each with half of the missing colour
+    there.
+    """
     height, width, _ = away.shape
-    error = density.windowed(away.square().sum(-1), 3)
-    means = density.sampled(error, count, random)
+    error = density.box_mean(away.square().sum(-1), 3)
+    means = density.sample_points(error, count, random)
     side = 0.3 * (height * width / (len(leaves["means"]) + count)) ** 0.5
     shapes = torch.tensor([math.log(side), 0.0, math.log(side)]).repeat(count, 1)
-    colors = density.at(away, means) / 2
+    colors = density.pixels_at(away, means) / 2
     fresh = {"means": means, "shapes": shapes, "colors": colors}
     return {name: torch.cat([leaf.detach(), fresh[name]]) for name, leaf in leaves.items()}
 
 
 def _adam(leaves: dict[str, Tensor], before: torch.optim.Adam | None) -> torch.optim.Adam:
-    """Adam over leaves, with the moments of one that had fewer rows; those of the new ones are 0."""
+    """Return Adam over the parameters with the moments of an optimizer that had fewer rows; those of new rows
+    are 0.
+    """
     groups = [{"params": [leaf.requires_grad_()], "name": name} for name, leaf in leaves.items()]
     made = torch.optim.Adam(groups, eps=1e-15)
     for new, old in zip(made.param_groups, before.param_groups if before else [], strict=before is not None):

@@ -1,4 +1,6 @@
-"""How the rows of a picture learn: Adam in units of the picture, and the curves of its rates."""
+"""The optimizer of an image's Gaussians: Adam in units of the image, and the schedules of its learning
+rates.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +10,18 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from splatexp.gaussians.plane import OPACITY, PARAMS, Plane
 from splatexp.gaussians.rows import Rows
-from splatexp.image.fit.refine import SMALLEST, Refine
+from splatexp.gaussians.splats2d import OPACITY, PARAMS, Splats2D
+from splatexp.image.fit.refine import SMALLEST, Refinement
 from splatexp.schedules.curve import Curve
-from splatexp.schedules.schedule import Pace
-from splatexp.train.optimizer import Updates
+from splatexp.schedules.schedule import LearningRateSchedule
+from splatexp.train.optimizer import Optimizer
 
 if TYPE_CHECKING:
-    from splatexp.raster.rasterizer import Drawing
-    from splatexp.train.step_log import Sight
+    from splatexp.raster.rasterizer import Rasterizer
+    from splatexp.train.step_log import StepOutput
 
-POWERS = {  # forms whose numbers have a unit -> of px in each number; an angle has none
+POWERS = {  # parametrizations whose numbers have a unit -> the power of px in each number; an angle has none
     "cholesky": (1, 1, 1),
     "rotation_scale": (1, 1, 0),
     "inverse_scale": (-1, -1, 0),
@@ -29,61 +31,65 @@ POWERS = {  # forms whose numbers have a unit -> of px in each number; an angle 
 
 
 @dataclass
-class PlaneAdam(Updates):
-    """Learning rates per parameter of Gaussians of the plane; see `Updates`.
+class ImageAdam(Optimizer):
+    """Learning rates per parameter of the Gaussians of an image.
 
-    Adam moves a number by about its rate in a step, whatever the loss is measured in: so rates are in px of
-    the picture and in colours. `shapes` is in the unit of the model's form: in logarithms and shears for
-    log_cholesky. The second moment forgets in about a hundred steps, of which a fit has few.
+    Adam moves a number by about its learning rate in a step, whatever the unit of the loss; so the rates are
+    in px of the image and in colours. `shapes` is in the unit of the parametrization: logarithms and shears
+    for log_cholesky. The second moment decays within about a hundred steps, since a fit has few.
     """
 
     domain: ClassVar[str] = "image"
 
-    NAMES = (*PARAMS, OPACITY)
-    SEEN = {"seen": (*PARAMS, OPACITY)}
+    PARAM_NAMES = (*PARAMS, OPACITY)
+    SEEN_STATS = {"seen": (*PARAMS, OPACITY)}
 
-    means: float = 0.5  # px, or shares of a row's size
-    shapes: float = 0.1
-    colors: float = 0.02
-    opacity_logits: float = 0.1
-    beta2: float = 0.99
-    # rates of the means, and of shapes in px, 1/px or px^2, are in shares of the row's size, the geometric
-    # mean of its axes, or of its powers
-    by_size: bool = True
-    refine: Refine = field(default_factory=Refine)
+    means: float = 0.5  # learning rate of the means, px, or fractions of a Gaussian's size
+    shapes: float = 0.1  # learning rate of the covariance's parameters
+    colors: float = 0.02  # learning rate of the colours
+    opacity_logits: float = 0.1  # learning rate of the opacities, which only raster.mode=alpha has
+    beta2: float = 0.99  # decay of the second moment
+    # learning rates of the means, and of shapes in px, 1/px or px^2, are multiplied by the Gaussian's size
+    # (the geometric mean of its axes) to that power
+    relative_to_size: bool = True
+    refine: Refinement = field(default_factory=Refinement)
 
-    def finish(
-        self, splats: Rows, sight: Sight, raster: Drawing, step: int, steps: int, best: list[float]
+    def end_step(
+        self, splats: Rows, sight: StepOutput, raster: Rasterizer, step: int, steps: int, best: list[float]
     ) -> bool:
-        """As `Updates` says: what `refine` has to do."""
+        """Run the stages of `refine` that are due after a step; return whether the fit ends."""
         return self.refine(splats, sight, raster, step, steps, best)  # type: ignore[arg-type]
 
     def _update(
         self, splats: Rows, name: str, count: int, rate: float, rows: Tensor | None, backend: str
     ) -> None:
-        assert isinstance(splats, Plane)
-        powers = (1, 1) if name == "means" else POWERS.get(splats.form) if name == "shapes" else None
-        if not self.by_size or powers is None:
+        assert isinstance(splats, Splats2D)
+        powers: tuple[int, ...] | None = None
+        if name == "means":
+            powers = (1, 1)
+        elif name == "shapes":
+            powers = POWERS.get(splats.parametrization)
+        if not self.relative_to_size or powers is None:
             super()._update(splats, name, count, rate, rows, backend)
             return
         param = splats.params[name].detach()
         before, exponents = param.clone(), torch.tensor(powers, device=param.device)
-        factors = splats.sizes().clamp_min(SMALLEST)[:, None] ** exponents
+        factors = splats.sigmas().clamp_min(SMALLEST)[:, None] ** exponents
         super()._update(splats, name, count, rate, rows, backend)
         param.sub_(before).mul_(factors).add_(before)
 
 
 @dataclass
-class PlanePace(Pace):
-    """Rates that fall on a cosine from the first step on: late steps are small ones."""
+class ImageSchedule(LearningRateSchedule):
+    """Learning rates that fall on a cosine from the first step on."""
 
     domain: ClassVar[str] = "image"
 
-    NAMES = ("shapes", "colors", OPACITY)
-    CROWDED = ("means",)
+    PARAM_NAMES = ("shapes", "colors", OPACITY)
+    SLOWED_BY_COUNT = ("means",)
 
-    means: Curve = field(default_factory=lambda: Curve("cosine", end=0.02))
-    others: Curve = field(default_factory=lambda: Curve("cosine", end=0.02))
-    shapes: Curve = field(default_factory=Curve)
-    colors: Curve = field(default_factory=Curve)
-    opacity_logits: Curve = field(default_factory=Curve)
+    means: Curve = field(default_factory=lambda: Curve("cosine", end=0.02))  # factor of the means' rate
+    others: Curve = field(default_factory=lambda: Curve("cosine", end=0.02))  # factor of all other rates
+    shapes: Curve = field(default_factory=Curve)  # further factor of the shapes' rate
+    colors: Curve = field(default_factory=Curve)  # further factor of the colours' rate
+    opacity_logits: Curve = field(default_factory=Curve)  # further factor of the opacities' rate

@@ -1,4 +1,6 @@
-"""The strongest rows, and layers of a file: which row is of which, what they take, how good prefixes are."""
+"""The layers of a coded image: which Gaussian belongs to which, what they take, and how good each prefix
+is.
+"""
 
 from __future__ import annotations
 
@@ -13,33 +15,39 @@ from splatexp.image.codec.gsi import load
 
 if TYPE_CHECKING:
     from splatexp.data.scene import Scene
-    from splatexp.gaussians.plane import Plane
+    from splatexp.gaussians.splats2d import Splats2D
 
 
-def framing(levels: int, channels: int) -> int:
-    """Bytes of a file of so many layers without rows."""
-    return 39 + 16 * levels + 6 * channels
+def overhead_bytes(layers: int, channels: int) -> int:
+    """Return the bytes of a file of `layers` layers without Gaussians."""
+    return 39 + 16 * layers + 6 * channels
 
 
-def all_but(rows: Plane, gone: int) -> tuple[Tensor, Tensor]:
-    """Rows without so many of the weakest, in their order, and that none of them is fresh."""
-    kept = rows.strength().argsort(stable=True)[gone:].sort().values
+def without_weakest(rows: Splats2D, removed: int) -> tuple[Tensor, Tensor]:
+    """Return the rows without the `removed` that contribute least, in their order, and that none of them is
+    new.
+    """
+    kept = rows.contribution().argsort(stable=True)[removed:].sort().values
     return kept, torch.zeros_like(kept, dtype=torch.bool)
 
 
 @torch.no_grad()
-def layers_of(rows: Plane, levels: int) -> Tensor:
-    """Which layer each row [N] is of, int32: the strongest make the first, each has twice those before it."""
-    rank = rows.strength().argsort(descending=True, stable=True).argsort().double()
-    ends = torch.tensor([2.0 ** (level + 1 - levels) for level in range(levels - 1)]) * len(rows)
+def assign_layers(rows: Splats2D, layers: int) -> Tensor:
+    """Return the layer of each row [N], int32: the strongest rows make the first; each layer has as many as
+    all before it.
+    """
+    rank = rows.contribution().argsort(descending=True, stable=True).argsort().double()
+    ends = torch.tensor([2.0 ** (index + 1 - layers) for index in range(layers - 1)]) * len(rows)
     return torch.bucketize(rank, ends.double(), right=True).to(torch.int32)
 
 
-def measured(data: bytes, scene: Scene) -> dict[str, float]:
-    """A file's bits, bits per pixel and, where it has layers, the PSNR of every prefix and their mean."""
+def measure_file(data: bytes, scene: Scene) -> dict[str, float]:
+    """Return a file's bits, bits per pixel and, where it has several layers, the PSNR of every prefix and
+    their mean.
+    """
     file, view = load(data), scene.train[0]
     top = (1 << view.bits) - 1
-    truth = (view.values.double().cpu().numpy() * top).round() / top
+    truth = (view.float_image.double().cpu().numpy() * top).round() / top
     found = {"bits": 8.0 * len(data), "bpp": 8.0 * len(data) / (truth.shape[0] * truth.shape[1])}
     if len(file.layers) == 1:
         return found

@@ -1,6 +1,7 @@
-"""A picture in rectangles, small where it is busy: halves of halves, those first that are least flat.
+"""A partition of an image into rectangles that are small where the image varies: the least uniform parts are
+halved first.
 
-Notation: a picture [H,W,D]; parts [P,4] of it, (x0, y0, x1, y1) px, the last two outside.
+Notation: an image [H,W,D]; parts [P,4] of it, (x0, y0, x1, y1) px, with the last two exclusive.
 """
 
 from __future__ import annotations
@@ -9,21 +10,22 @@ import torch
 from torch import Tensor
 
 
-def leaves(picture: Tensor, count: int, power: float = 1.0) -> Tensor:
-    """`count` parts [count,4] that tile a picture: what claims most is halved, along its longer side.
+def quadtree_leaves(image: Tensor, count: int, power: float = 1.0) -> Tensor:
+    """Return `count` parts [count,4] that tile an image; the part of highest priority is halved, along its
+    longer side.
 
-    A part's claim is its area times the variance about its mean colour to a power: at 1 the sum of squares.
-    Up to 1 no half claims more than its whole; so the parts to halve are simply those of the largest claims,
-    and can be found level by level.
+    A part's priority is its area times the variance about its mean colour, to a power: at 1 the sum of
+    squares. Up to 1 no half has a higher priority than its whole; so the parts to halve are simply those of
+    the highest priorities, and they can be found level by level.
 
     Raises: ValueError for more parts than pixels.
     """
-    height, width, _ = picture.shape
+    height, width, _ = image.shape
     if count > height * width:
-        raise ValueError(f"count: expected at most {height * width} with init quadtree, got {count}")
-    sums = _sums(picture)
+        raise ValueError(f"count: expected at most {height * width} with init=quadtree, got {count}")
+    sums = _sums(image)
     level = torch.tensor([[0, 0, width, height]])
-    claims = _claims(sums, level, power)
+    claims = _priorities(sums, level, power)
     parts, claimed, parents = [level], [claims], [torch.tensor([-1])]
     first, bar = 0, -1.0  # of the level, in the list of all; what too many others exceed is not halved
     while len(rows := ((claims >= bar) & (claims >= 0)).nonzero().squeeze(1)):
@@ -31,7 +33,7 @@ def leaves(picture: Tensor, count: int, power: float = 1.0) -> Tensor:
         parents.append(first + rows.repeat_interleave(2))
         first += len(level)
         level = _halved(level[rows])
-        claims = _claims(sums, level, power).minimum(ceiling)  # rounding lets no part outgrow its whole
+        claims = _priorities(sums, level, power).minimum(ceiling)  # rounding lets no part outgrow its whole
         parts.append(level), claimed.append(claims)
         so_far = torch.cat(claimed)
         bar = float(so_far.topk(count).values[-1]) if len(so_far) > count else -1.0
@@ -43,9 +45,9 @@ def leaves(picture: Tensor, count: int, power: float = 1.0) -> Tensor:
     return torch.cat(parts)[leaf]
 
 
-def _sums(picture: Tensor) -> Tensor:
-    """Sums [H+1,W+1,2D] of values and squares over all that lies above and to the left."""
-    values = picture.double()
+def _sums(image: Tensor) -> Tensor:
+    """Return the sums [H+1,W+1,2D] of values and squares over all pixels above and to the left."""
+    values = image.double()
     both = torch.cat([values, values.square()], -1).cumsum(0).cumsum(1)
     return torch.nn.functional.pad(both, (0, 0, 1, 0, 1, 0))
 
@@ -54,10 +56,9 @@ def _areas(parts: Tensor) -> Tensor:
     return (parts[:, 2] - parts[:, 0]) * (parts[:, 3] - parts[:, 1])
 
 
-def _claims(sums: Tensor, parts: Tensor, power: float) -> Tensor:
-    """Sum of squares about the mean of each part [P,4] (x0, y0, x1, y1), a trifle more where it is larger.
-
-    A pixel, which cannot be halved, has -1.
+def _priorities(sums: Tensor, parts: Tensor, power: float) -> Tensor:
+    """Return the priority of each part [P,4] (x0, y0, x1, y1), slightly higher for a larger one; -1 for a
+    single pixel.
     """
     x0, y0, x1, y1 = parts.unbind(1)
     total = sums[y1, x1] - sums[y0, x1] - sums[y1, x0] + sums[y0, x0]
@@ -69,7 +70,7 @@ def _claims(sums: Tensor, parts: Tensor, power: float) -> Tensor:
 
 
 def _halved(parts: Tensor) -> Tensor:
-    """Two halves [2P,4] of parts, one after the other."""
+    """Return the two halves [2P,4] of each part, one after the other."""
     x0, y0, x1, y1 = parts.unbind(1)
     wide = (x1 - x0) >= (y1 - y0)
     x, y = (x0 + x1) // 2, (y0 + y1) // 2

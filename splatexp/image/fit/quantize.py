@@ -1,8 +1,9 @@
-"""Rows of a picture as a .gsi file holds them: symbols, what they stand for, and about what they cost.
+"""Quantization of an image's Gaussians to the symbols of a .gsi file, and an estimate of the bits they take.
 
-Notation: N Gaussians with colours c and Sigma = L L^T, L = [[l1, 0], [l2, l3]]; e a Gaussian's precision
-class. Every parameter has the step at which its rounding costs the picture about the same squared error: that
-of a colour goes with 1 / sqrt(l1 l3), those of shape and place, in standard deviations, with 2^-e.
+Notation: N Gaussians with colours c and Sigma = L L^T, L = [[l1, 0], [l2, l3]]; e is a Gaussian's precision
+    class. Every parameter has the step size at which its rounding costs the image about the same squared
+    error: that of a colour is proportional to 1 / sqrt(l1 l3), those of shape and position, in standard
+    deviations, to 2^-e.
 """
 
 from __future__ import annotations
@@ -13,58 +14,62 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from splatexp.gaussians.covariance import FORMS
-from splatexp.gaussians.plane import LAYER, Drawn, Plane
+from splatexp.gaussians.covariance import PARAMETRIZATIONS
+from splatexp.gaussians.splats2d import LAYER, RenderParams, Splats2D
 from splatexp.image.codec.symbols import PRECISION_MAX, UNIT, Header, Quantizer, Symbols, place_counts
 
-FORM = "log_cholesky"
-STEPS_OF = "rate_steps"  # a shared leaf of rows: natural logarithms of the steps
-NAMES = ("luma", "chroma", "scale", "shear", "place")  # of steps
-LONGEST, SHORTEST, MOST_SHEAR = 15.0, -4.0, 64.0  # log2 px, log2 px, and the shear: what a file may tell
+PARAMETRIZATION = "log_cholesky"
+STEP_SIZES = "rate_steps"  # name of a tensor that all rows share: natural logarithms of the step sizes
+NAMES = ("luma", "chroma", "scale", "shear", "position")  # of the step sizes, in their order
+MAX_LOG2, MIN_LOG2, MAX_SHEAR = 15.0, -4.0, 64.0  # of lengths in px, and of the shear, that a file may hold
 LN2 = math.log(2)
 YCC = ((1.0, 0.0, 1.402), (1.0, -0.344136, -0.714136), (1.0, 1.772, 0.0))  # to RGB: BT.601, full range
 
 
 @dataclass
-class Size:
-    """What the steps cannot tell: the picture's own size, and how fine its cells are."""
+class CodingGrid:
+    """What the symbols refer to besides the step sizes: the size of the image, and the size of the grid's
+    cells.
+    """
 
     width: int
     height: int
     channels: int
-    cell_shift: int
+    cell_shift: int  # cells have 2^cell_shift px
 
 
 def cell_shift(width: int, height: int, count: int) -> int:
-    """The cell, as log2 px, in which there are about 0.4 Gaussians: then telling how many is cheapest."""
+    """Return the cell size, as log2 px, at which a cell has about 0.4 Gaussians: then their counts are
+    cheapest to code.
+    """
     side = math.sqrt(0.4 * width * height / max(count, 1))
     return min(8, max(0, round(math.log2(max(side, 1)))))
 
 
-def coded_colors(colors: Tensor) -> Tensor:
-    """Colours [...,D] of a picture as a file has them: Y Cb Cr for R G B; grey and alpha as they are."""
+def rgb_to_ycc(colors: Tensor) -> Tensor:
+    """Convert colours [...,D] of an image to those of a file: Y Cb Cr for R G B; grey and alpha stay."""
     if colors.shape[-1] < 3:
         return colors
     back = torch.tensor(YCC, dtype=torch.float64).inverse().to(colors)
     return torch.cat([colors[..., :3] @ back.T, colors[..., 3:]], -1)
 
 
-def picture_colors(colors: Tensor) -> Tensor:
-    """The way back from `coded_colors`."""
+def ycc_to_rgb(colors: Tensor) -> Tensor:
+    """Invert `rgb_to_ycc`."""
     if colors.shape[-1] < 3:
         return colors
     return torch.cat([colors[..., :3] @ torch.tensor(YCC).to(colors).T, colors[..., 3:]], -1)
 
 
 def color_steps(steps: Tensor, channels: int) -> Tensor:
-    """The step of each channel [D], from the natural logarithms [5] of NAMES."""
+    """Return the step size of each channel [D], from the natural logarithms [5] of NAMES."""
     luma, chroma = steps[:2].exp()
     planes = [luma] if channels < 3 else [luma, chroma, chroma]
     return torch.stack(planes + [luma] * (channels in (2, 4)))
 
 
-def quantizer(steps: Tensor, size: Size) -> Quantizer:
-    """The steps as a file tells them, from the natural logarithms [5] of NAMES."""
+def quantizer(steps: Tensor, size: CodingGrid) -> Quantizer:
+    """Return the step sizes as a file stores them, from the natural logarithms [5] of NAMES."""
     _, _, scale, shear, place = steps.detach().double().tolist()
     return Quantizer(
         size.cell_shift,
@@ -80,8 +85,8 @@ def _whole(step: float) -> int:
 
 
 @dataclass
-class Coded:
-    """Rows as symbols, in torch: `symbols` makes a file's of them."""
+class QuantizedRows:
+    """Quantized rows in torch; `to_symbols` turns them into the symbols of a file."""
 
     e: Tensor  # [N]
     shape: Tensor  # [N,3]
@@ -91,26 +96,28 @@ class Coded:
     steps: Quantizer
 
 
-def coded(
-    rows: Plane, steps: Tensor, size: Size, random: torch.Generator | None = None
-) -> tuple[Coded, Drawn]:
-    """Rows as symbols, and what those stand for as it is drawn, in the graph.
+def quantize(
+    rows: Splats2D, steps: Tensor, size: CodingGrid, random: torch.Generator | None = None
+) -> tuple[QuantizedRows, RenderParams]:
+    """Quantize rows; return the symbols, and what they stand for as it is rendered, in the autograd graph.
 
-    Rounding lets the gradient through as it is, to the rows, and as rounding errors to the steps.
+    The gradient passes rounding unchanged to the rows, and as the rounding error to the step sizes.
 
     Args:
-        steps: natural logarithms [5] of NAMES; the last are taken as the file will tell them.
-        random: instead of being rounded, what is drawn is moved by up to half a step, evenly; None: rounded.
+        steps: natural logarithms [5] of the step sizes NAMES; the last three are used as the file will store
+            them.
+        random: instead of being rounded, the rendered values are shifted by up to half a step, uniformly;
+            None: rounded.
 
-    Source: rounding Esser et al. 2020, "Learned step size quantization"; noise Balle et al. 2017, "End-to-end
-    optimized image compression", section 3.
+    Source: rounding: Esser et al. 2020, "Learned step size quantization"; noise: Balle et al. 2017,
+        "End-to-end optimized image compression", section 3.
     """
-    told = quantizer(steps, size)
+    stored = quantizer(steps, size)
     with torch.no_grad():
-        exact = steps.new_tensor([told.scale_step / UNIT * LN2, told.shear_step / UNIT]).log()
-    scale_step, shear_step = _through(steps[2:4], exact).exp()
+        exact = steps.new_tensor([stored.scale_step / UNIT * LN2, stored.shear_step / UNIT]).log()
+    scale_step, shear_step = _straight_through(steps[2:4], exact).exp()
     lengths, shear = _lengths(rows)
-    colors, unit = coded_colors(rows.colors), color_steps(steps, size.channels)
+    colors, unit = rgb_to_ycc(rows.colors), color_steps(steps, size.channels)
     with torch.no_grad():
         amplitude = (colors.abs() / unit).amax(1) * (lengths.sum(1) / 2).exp()
         e = amplitude.clamp_min(1).log2().round().clamp(0, PRECISION_MAX)
@@ -119,30 +126,41 @@ def coded(
     sheared, s = _rounded(shear / (shear_step * fine), random)
     lengths, shear = scaled * (scale_step * fine)[:, None], sheared * (shear_step * fine)
     shape = torch.cat([i, s[:, None]], 1).to(torch.int32)
-    cell, place, at = _placed(rows.means, e, shape, told, size, random)
+    cell, place, at = _positions(rows.means, e, shape, stored, size, random)
     toned, k = _rounded(colors / unit * (lengths.sum(1, keepdim=True) / 2).exp(), random)
-    colors = picture_colors(toned * unit * (lengths.sum(1, keepdim=True) / -2).exp())
+    colors = ycc_to_rgb(toned * unit * (lengths.sum(1, keepdim=True) / -2).exp())
     shapes = torch.stack([lengths[:, 0], shear, lengths[:, 1]], 1)
-    # a rounding error is as long as its step
+    # a rounding error is proportional to its step size, which gives the step size its gradient
     moved = rows.means + (at - rows.means).detach() * (steps[4] - steps[4].detach()).exp()
-    found = Coded(e.to(torch.int32), shape, cell, place, k.to(torch.int32), told)
-    return found, Drawn(moved, shapes, colors, rows.weights, FORM)
+    found = QuantizedRows(e.to(torch.int32), shape, cell, place, k.to(torch.int32), stored)
+    return found, RenderParams(moved, shapes, colors, rows.weights, PARAMETRIZATION)
 
 
-def _lengths(rows: Plane) -> tuple[Tensor, Tensor]:
-    """ln l1 and ln l3 [N,2] and shears [N], within what a file may tell."""
-    shapes = rows.shapes if rows.form == FORM else FORMS[FORM].shapes(rows.covariance)
+def _lengths(rows: Splats2D) -> tuple[Tensor, Tensor]:
+    """Return ln l1 and ln l3 [N,2] and the shears [N], clamped to what a file may hold."""
+    shapes = (
+        rows.shapes
+        if rows.parametrization == PARAMETRIZATION
+        else PARAMETRIZATIONS[PARAMETRIZATION].shapes(rows.covariance)
+    )
     lengths, shear = shapes[:, [0, 2]], shapes[:, 1]
-    inside = lengths.clamp(SHORTEST * LN2, LONGEST * LN2)
-    return _through(lengths, inside), _through(shear, shear.clamp(-MOST_SHEAR, MOST_SHEAR))
+    inside = lengths.clamp(MIN_LOG2 * LN2, MAX_LOG2 * LN2)
+    return _straight_through(lengths, inside), _straight_through(shear, shear.clamp(-MAX_SHEAR, MAX_SHEAR))
 
 
 @torch.no_grad()
-def _placed(
-    means: Tensor, e: Tensor, shape: Tensor, told: Quantizer, size: Size, random: torch.Generator | None
+def _positions(
+    means: Tensor,
+    e: Tensor,
+    shape: Tensor,
+    stored: Quantizer,
+    size: CodingGrid,
+    random: torch.Generator | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Cells [N,2], places [N,2] in them and where these are, px; with `random`, where else it might be."""
-    counts = torch.from_numpy(place_counts(told, e.to(torch.int32).cpu().numpy(), shape.cpu().numpy()))
+    """Return the cells [N,2], the positions [N,2] inside them, and where these are, px; with `random`,
+    shifted by noise.
+    """
+    counts = torch.from_numpy(place_counts(stored, e.to(torch.int32).cpu().numpy(), shape.cpu().numpy()))
     counts = counts.to(means.device)
     side = 1 << size.cell_shift
     limits = means.new_tensor([-(-size.width // side) + 1, -(-size.height // side) + 1])
@@ -156,22 +174,24 @@ def _placed(
 
 
 def _rounded(values: Tensor, random: torch.Generator | None) -> tuple[Tensor, Tensor]:
-    """Values rounded, or with noise, in the graph as if they were as before; and the whole numbers."""
+    """Return values rounded (or with noise) with the gradient of the values themselves, and the whole
+    numbers.
+    """
     whole = values.detach().round()
-    return _through(values, whole) if random is None else values + _noise(values, random), whole
+    return _straight_through(values, whole) if random is None else values + _noise(values, random), whole
 
 
 def _noise(values: Tensor, random: torch.Generator) -> Tensor:
     return (torch.rand(values.shape, generator=random) - 0.5).to(values)
 
 
-def _through(values: Tensor, other: Tensor) -> Tensor:
-    """`other`, with the gradient of `values`."""
+def _straight_through(values: Tensor, other: Tensor) -> Tensor:
+    """Return `other` with the gradient of `values`."""
     return values + (other - values).detach()
 
 
-def symbols(found: Coded, rows: Plane) -> list[Symbols]:
-    """A file's layers, each with the rows that are of it; colours that are all 0 are left out."""
+def to_symbols(found: QuantizedRows, rows: Splats2D) -> list[Symbols]:
+    """Return the layers of a file, each with its rows; rows whose colours are all 0 are left out."""
     layers = rows.carried[LAYER].cpu()
     lit = (found.color != 0).any(1).cpu()
     parts = (found.e, found.shape, found.cell, found.place, found.color)
@@ -182,25 +202,25 @@ def symbols(found: Coded, rows: Plane) -> list[Symbols]:
     return made
 
 
-def header(
-    size: Size, told: Quantizer, background: tuple[float, ...], bits: int, mode: str, top_k: int
+def make_header(
+    size: CodingGrid, stored: Quantizer, background: tuple[float, ...], bits: int, mode: str, top_k: int
 ) -> Header:
-    """What a file says before its layers."""
+    """Return the header of a file."""
     behind = tuple(round(65535 * value) for value in background)
-    return Header(size.width, size.height, size.channels, bits, mode, top_k, behind, told)
+    return Header(size.width, size.height, size.channels, bits, mode, top_k, behind, stored)
 
 
-def price_of(rows: Plane, steps: Tensor, size: Size) -> Tensor:
-    """About how many bits each row costs [N], smooth in its parameters and in the steps, but for a constant.
+def estimate_bits(rows: Splats2D, steps: Tensor, size: CodingGrid) -> Tensor:
+    """Estimate the bits of each row [N], up to a constant, smoothly in its parameters and in the step sizes.
 
-    With K the colour in steps and e about log2 |K|: log2 of the number of places, of steps of scale and of
-    shear under Laplacians and normals as wide as the rows' own, and the logarithm of a heavy-tailed prior of
-    colours.
+    With K the colour in steps and e about log2 |K|, it adds log2 of the number of positions, of the steps of
+    scale and of shear under normal and Laplacian distributions as wide as the rows' own, and the logarithm of
+    a heavy-tailed prior of the colours.
     """
     if not len(rows):
         return rows.weights
     lengths, shear = _lengths(rows)
-    k = coded_colors(rows.colors) / color_steps(steps, size.channels)
+    k = rgb_to_ycc(rows.colors) / color_steps(steps, size.channels)
     k = k * (lengths.sum(1, keepdim=True) / 2).exp()
     e = 0.5 * (k.square().sum(1) + 1).log2()
     places = -lengths.sum(1) / LN2 + 0.5 * (1 + shear.square()).log2() - 2 * steps[4] / LN2
@@ -215,29 +235,33 @@ def price_of(rows: Plane, steps: Tensor, size: Size) -> Tensor:
 
 
 @dataclass
-class Whole:
-    """Draws the first layers alone, as they are."""
+class DrawLayers:
+    """Renders the first `upto` layers alone, without quantization."""
 
     upto: int
 
-    def __call__(self, rows: Plane) -> Drawn:
-        """As `Plane.drawn` says."""
-        return _within(Drawn(rows.means, rows.shapes, rows.colors, rows.weights, rows.form), rows, self.upto)
+    def __call__(self, rows: Splats2D) -> RenderParams:
+        """Return the parameters to render, as `Splats2D.quantizer` should."""
+        return _within(
+            RenderParams(rows.means, rows.shapes, rows.colors, rows.weights, rows.parametrization),
+            rows,
+            self.upto,
+        )
 
 
 @dataclass
-class Quantized:
-    """Draws rows as they would be coded; of the first layers alone, or all where there is no limit."""
+class DrawQuantized:
+    """Renders rows as they would be coded: the first `upto` layers alone, or all where `upto` is 0."""
 
-    size: Size
+    size: CodingGrid
     upto: int = 0
     random: torch.Generator | None = None  # for noise in place of rounding
 
-    def __call__(self, rows: Plane) -> Drawn:
-        """As `Plane.drawn` says."""
-        return _within(coded(rows, rows.shared[STEPS_OF], self.size, self.random)[1], rows, self.upto)
+    def __call__(self, rows: Splats2D) -> RenderParams:
+        """Return the parameters to render, as `Splats2D.quantizer` should."""
+        return _within(quantize(rows, rows.shared[STEP_SIZES], self.size, self.random)[1], rows, self.upto)
 
 
-def _within(drawn: Drawn, rows: Plane, upto: int) -> Drawn:
-    """Rows of later layers weigh nothing."""
+def _within(drawn: RenderParams, rows: Splats2D, upto: int) -> RenderParams:
+    """Set the weights of rows of later layers to 0."""
     return drawn._replace(weights=drawn.weights * (rows.carried[LAYER] < upto)) if upto else drawn

@@ -30,7 +30,7 @@ def reference(header, layers, scale=1.0):
     lists = tiles(means, radii, torch.zeros(means.shape[:2]).double(), width, height, backend="reference")
     image, _ = blend2d(
         means, conics, colors, torch.ones(means.shape[:2]).double(), lists, width, height, mode=header.mode,
-        top_k=header.top_k, background=torch.from_numpy(header.tint)[None], backend="reference",
+        top_k=header.top_k, background=torch.from_numpy(header.background_color)[None], backend="reference",
     )  # fmt: skip
     return image[0].clamp(0, 1).numpy() * (2**header.bits - 1)
 
@@ -74,7 +74,7 @@ def test_layers_add_up():
         cut = data[: sum(section.size for section in load(data).sections[: 2 + count])]
         assert np.array_equal(decode(cut), decode(data, layers=count))
     assert np.array_equal(decode(cut), decode(data))
-    assert (decode(data[:60]) == np.rint(header.tint * 255)).all()
+    assert (decode(data[:60]) == np.rint(header.background_color * 255)).all()
     with pytest.raises(ValueError, match="layers: expected 1 to 3, got 4"):
         decode(data, layers=4)
 
@@ -122,7 +122,7 @@ def test_large_pictures_are_drawn_in_parts(monkeypatch):
     header = header_of(150, 70)
     file = load(dump(header, [layer_of(header, 200)]))
     whole = decode(file)
-    for name, value in (("WINDOW", 2000), ("SIDE", 40), ("PAIRS", 300), ("ROWS", 17)):
+    for name, value in (("MAX_WINDOW", 2000), ("MAX_SIDE", 40), ("MAX_PAIRS", 300), ("ROWS", 17)):
         with monkeypatch.context() as patch:
             patch.setattr(module, name, value)
             assert np.abs(decode(file).astype(int) - whole).max() <= 1, name
@@ -131,10 +131,10 @@ def test_large_pictures_are_drawn_in_parts(monkeypatch):
 def test_what_is_too_much_is_refused():
     data = dump(*CASES["rgb"])
     with pytest.raises(LimitError, match="expected at most 4000 bytes, got 4608"):
-        decode(data, limits=Limits(picture_bytes=4000))
+        decode(data, limits=Limits(image_bytes=4000))
     with pytest.raises(LimitError, match="work: expected at most 50 px"):
         decode(data, limits=Limits(work=50))
-    with pytest.raises(LimitError, match="picture: expected at most"):
+    with pytest.raises(LimitError, match="image: expected at most"):
         decode(data, scale=1000)
     assert decode(data, scale=1000, crop=(20000, 10000, 30, 20)).shape == (20, 30, 3)
 

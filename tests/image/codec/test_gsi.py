@@ -30,7 +30,7 @@ def test_what_is_written_is_read(name):
 
 def test_the_order_of_gaussians_makes_no_difference():
     header, (made,) = CASES["rgb"]
-    mixed = made.at(np.random.default_rng(1).permutation(len(made)))
+    mixed = made.take(np.random.default_rng(1).permutation(len(made)))
     assert mixed != made and dump(header, [mixed]) == dump(header, [made])
 
 
@@ -38,7 +38,7 @@ def test_framing_is_small():
     header, layers = CASES["rgb"]
     sizes = bits_by_stream(header, layers)
     data = dump(header, layers)
-    assert len(dump(header, [Symbols.none(3)])) <= 76
+    assert len(dump(header, [Symbols.empty(3)])) <= 76
     assert len(data) - sum(sizes[0].values()) / 8 <= 76
     assert set(sizes[0]) == {"counts", "place", *streams.STREAMS} - {"color"} | {
         f"color{i}" for i in range(3)
@@ -64,9 +64,9 @@ def test_python_reads_what_cpp_writes():
     models, reading = Models("cpu"), Models("reference")
     for made in layers:
         encoder = Encoder(models)
-        streams.code(encoder, header, len(made), made.sorted())
+        streams.code_layer(encoder, header, len(made), made.sorted())
         decoder = Decoder(reading, encoder.finish())
-        assert streams.code(decoder, header, len(made)) == made.sorted()
+        assert streams.code_layer(decoder, header, len(made)) == made.sorted()
         decoder.finish()
 
 
@@ -116,7 +116,7 @@ def head(data, offset, form, *values):
     """A file with a part of its header written over, and the right checksum."""
     changed = bytearray(data)
     struct.pack_into(form, changed, 16 + offset, *values)
-    fuzz.mend(changed)
+    fuzz.repair_checksums(changed)
     return bytes(changed)
 
 
@@ -132,7 +132,7 @@ def head(data, offset, form, *values):
         (9, "<B", 33, LimitError, "top_k"),
         (10, "<B", 1, gsi.UnsupportedError, "colour space"),
         (11, "<B", 17, gsi.DamageError, "17 layers"),
-        (11, "<B", 2, gsi.DamageError, "one more"),
+        (11, "<B", 2, gsi.DamageError, "got more"),
         (12, "<B", 9, LimitError, "cell_shift"),
         (13, "<H", 0, LimitError, "scale_step"),
         (25, "<f", float("nan"), LimitError, "color_steps"),
@@ -162,7 +162,7 @@ def test_a_later_minor_version_may_say_more():
         (lambda d: d.replace(b"\r\n", b"\n"), gsi.NotGsiError, "begins with"),
         (lambda d: d[:8] + d[57:], gsi.DamageError, "HEAD in front"),
         (lambda d: d[:57] + d[8:], gsi.DamageError, "HEAD in front"),
-        (lambda d: d + gsi._frame(b"LAYR", b""), gsi.DamageError, "one more"),
+        (lambda d: d + gsi._frame(b"LAYR", b""), gsi.DamageError, "got more"),
         (lambda d: d[:57] + gsi._frame(b"LAYR", b"ab"), gsi.DamageError, "4 bytes or more"),
         (lambda d: d[:57] + gsi._frame(b"LAYR", b"\xff\xff\xff\xff" * 9), gsi.DamageError, "at most 576 Gau"),
         (lambda d: d[:57] + gsi._frame(b"LAYR", d[65:-4] + b"12345"), gsi.DamageError, "more data"),
@@ -196,11 +196,11 @@ def test_what_cannot_be_written_is_refused(monkeypatch):
         with pytest.raises(LimitError, match=match):
             dump(header, [replace(made, **{name: values})])
     with pytest.raises(gsi.GsiError, match="3 channels"):
-        dump(header, [Symbols.none(1)])
+        dump(header, [Symbols.empty(1)])
     with pytest.raises(LimitError, match="1 to 16"):
         dump(header, [])
-    with monkeypatch.context() as patch, pytest.raises(LimitError, match="at most 9 Gaussians so alike"):
-        patch.setattr(gsi, "_most", lambda size: 9)
+    with monkeypatch.context() as patch, pytest.raises(LimitError, match="at most 9 Gaussians of so little information"):
+        patch.setattr(gsi, "_max_gaussians", lambda size: 9)
         dump(header, [made])
     with pytest.raises(LimitError, match="cells"):
         header_of(60000, 60000, cell_shift=2)
@@ -232,4 +232,4 @@ def test_counts_of_places_are_what_the_formula_says():
 def test_damaged_files_give_a_picture_or_a_named_error():
     counts, failures, _ = fuzz.trials(7, range(1, 2001))
     assert not failures
-    assert sum(counts.values()) == 2000 and counts["picture"] > 400 and len(counts) == 6
+    assert sum(counts.values()) == 2000 and counts["image"] > 400 and len(counts) == 6

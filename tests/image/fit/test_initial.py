@@ -5,8 +5,8 @@ import torch
 
 from splatexp.gaussians.covariance import conics
 from splatexp.image.fit import density
-from splatexp.image.fit.initial import KINDS, Start
-from splatexp.image.fit.solve import Blend
+from splatexp.image.fit.initial import INITIALIZERS, Initializer
+from splatexp.image.fit.solve import BlendOperator
 from splatexp.system.rng import generator
 
 torch.set_num_threads(1)
@@ -22,43 +22,45 @@ def picture(height=40, width=56, channels=3):
 
 def drawn(rows, height, width):
     shapes, weights = torch.stack(rows.covariance[:3], -1), torch.ones(len(rows.means))
-    return Blend(rows.means, *conics("direct", shapes, weights), weights, (width, height)).draw(rows.colors)
+    return BlendOperator(rows.means, *conics("direct", shapes, weights), weights, (width, height)).draw(
+        rows.colors
+    )
 
 
 def error(rows, image):
     return float((drawn(rows, *image.shape[:2]) - image).square().mean())
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", INITIALIZERS)
 @pytest.mark.parametrize("count", [1, 7, 60, 300])
 def test_so_many_inside_and_definite(kind, count):
     image = picture()
-    rows = Start(kind)(image, count)
+    rows = Initializer(kind)(image, count)
     assert rows.means.shape == (count, 2) and rows.colors.shape == (count, 3)
     assert ((rows.means >= 0) & (rows.means <= torch.tensor([56.0, 40.0]))).all()
     xx, xy, yy, det = rows.covariance
     assert (xx > 0).all() and (det > 0).all() and rows.colors.isfinite().all()
     torch.testing.assert_close(det, xx * yy - xy * xy, rtol=1e-2, atol=1e-3)
-    again = Start(kind)(image, count)
+    again = Initializer(kind)(image, count)
     assert all(torch.equal(*pair) for pair in zip(rows.covariance, again.covariance, strict=True))
     assert torch.equal(rows.means, again.means) and torch.equal(rows.colors, again.colors)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", INITIALIZERS)
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (9, 1), (2, 3)])
 @pytest.mark.parametrize("channels", [1, 2, 4])
 def test_pictures_of_any_size_and_of_nothing(kind, size, channels):
-    rows = Start(kind)(torch.full((*size, channels), 0.25), size[0] * size[1])
+    rows = Initializer(kind)(torch.full((*size, channels), 0.25), size[0] * size[1])
     assert len(rows.means) == size[0] * size[1] and rows.colors.shape[1] == channels
     assert rows.colors.isfinite().all() and all(part.isfinite().all() for part in rows.covariance)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", INITIALIZERS)
 def test_what_it_draws_is_nearer_than_nothing_and_a_solve_nearer_still(kind):
     image = picture()
     behind = image.mean((0, 1))
-    plain = Start(kind)(image, 250, background=behind)
-    solved = Start(kind, solve=20)(image, 250, background=behind)
+    plain = Initializer(kind)(image, 250, background=behind)
+    solved = Initializer(kind, solve_steps=20)(image, 250, background=behind)
     wanted = image - behind
     nothing = float(wanted.square().mean())
     assert error(solved, wanted) < error(plain, wanted) < nothing
@@ -67,14 +69,14 @@ def test_what_it_draws_is_nearer_than_nothing_and_a_solve_nearer_still(kind):
 
 @pytest.mark.parametrize("kind", ["gradient", "quadtree", "dither", "delaunay", "network"])
 def test_most_lie_where_the_detail_is(kind):
-    rows = Start(kind)(picture(), 200)
+    rows = Initializer(kind)(picture(), 200)
     assert (rows.means[:, 0] > 27).float().mean() > 0.6
 
 
 @pytest.mark.parametrize("kind", ["grid", "quadtree", "dither"])
 def test_a_flat_picture_is_covered_evenly_and_rightly(kind):
     flat = torch.full((48, 48, 1), 0.6)
-    rows = Start(kind)(flat, 144)
+    rows = Initializer(kind)(flat, 144)
     middle = drawn(rows, 48, 48)[6:-6, 6:-6]
     assert abs(float(middle.mean()) - 0.6) < 0.06
     if kind in ("grid", "quadtree"):
@@ -82,7 +84,7 @@ def test_a_flat_picture_is_covered_evenly_and_rightly(kind):
 
 
 def test_leaves_of_the_quadtree_tile_the_picture():
-    patch = KINDS["quadtree"](Start("quadtree"), picture(), 177, generator("x"))
+    patch = INITIALIZERS["quadtree"](Initializer("quadtree"), picture(), 177, generator("x"))
     across, down = patch.covariance.xx.sqrt(), patch.covariance.yy.sqrt()
     assert float((across * down).sum()) == pytest.approx(40 * 56)
     covered = torch.zeros(40, 56)
@@ -107,13 +109,13 @@ def test_leaves_of_the_quadtree_are_those_of_the_greedy_way():
         x, y = (x0 + x1) // 2, (y0 + y1) // 2
         wide = x1 - x0 >= y1 - y0
         leaves += [(x0, y0, x, y1), (x, y0, x1, y1)] if wide else [(x0, y0, x1, y), (x0, y, x1, y1)]
-    rows = KINDS["quadtree"](Start("quadtree"), image, 30, generator("x"))
+    rows = INITIALIZERS["quadtree"](Initializer("quadtree"), image, 30, generator("x"))
     expected = sorted(((x0 + x1) / 2, (y0 + y1) / 2) for x0, y0, x1, y1 in leaves)
     assert sorted(map(tuple, rows.means.tolist())) == expected
 
 
 def test_triangles_cover_the_picture_with_their_moments():
-    patch = KINDS["delaunay"](Start("delaunay"), picture(), 150, generator("x"))
+    patch = INITIALIZERS["delaunay"](Initializer("delaunay"), picture(), 150, generator("x"))
     area = (patch.covariance.det * 0.75).sqrt()
     assert 0.8 * 40 * 56 < float(area.sum()) <= 40 * 56 * (1 + 1e-5)
 
@@ -121,32 +123,33 @@ def test_triangles_cover_the_picture_with_their_moments():
 def test_error_diffusion_keeps_the_mean_and_leaves_no_border_bare():
     even = torch.full((60, 80), 0.01)
     noise = torch.rand(60, 80, generator=generator("noise"), dtype=torch.float64)
-    dots = density.diffused(even.double().numpy(), noise.numpy())
+    dots = density.error_diffusion(even.double().numpy(), noise.numpy())
     assert abs(int(dots.sum()) - 48) <= 4
-    places = density.dithered(even, 48, generator("noise"))
+    places = density.dither_points(even, 48, generator("noise"))
     assert len(places) == 48 and float(places[:, 1].min()) < 12
     assert len({tuple(place) for place in places.tolist()}) == 48
-    assert density.diffused(torch.ones(3, 4).double().numpy(), noise.numpy()).all()
+    assert density.error_diffusion(torch.ones(3, 4).double().numpy(), noise.numpy()).all()
 
 
 def test_a_capped_density_keeps_its_sum():
     peaky = torch.tensor([[6.0, 1.0, 0.5, 0.25], [0.1, 0.1, 0.05, 0.0]])
-    cut = density.capped(peaky)
+    cut = density.cap_density(peaky)
     assert float(cut.max()) <= 1 and float(cut.sum()) == pytest.approx(8.0, abs=1.1)
     mild = torch.full((4, 4), 0.3)
     mild[0, 0] = 2.0
-    cut = density.capped(mild)
+    cut = density.cap_density(mild)
     assert float(cut.max()) == 1 and float(cut.sum()) == pytest.approx(6.5, rel=1e-5)
-    with pytest.raises(ValueError, match="count: expected at most 8 here, got 16"):
-        density.capped(torch.full((2, 4), 2.0))
+    with pytest.raises(ValueError, match="count: expected at most 8 in this image, got 16"):
+        density.cap_density(torch.full((2, 4), 2.0))
 
 
 def test_spread_and_power_do_what_they_say():
     image = picture()
-    narrow, wide = (Start("grid", spread=spread)(image, 100) for spread in (0.4, 0.8))
+    narrow, wide = (Initializer("grid", size_factor=spread)(image, 100) for spread in (0.4, 0.8))
     assert float(wide.covariance.xx[0] / narrow.covariance.xx[0]) == pytest.approx(4)
     share = [
-        float((Start("dither", power=power)(image, 200).means[:, 0] > 27).float().mean()) for power in (0, 1)
+        float((Initializer("dither", density_power=power)(image, 200).means[:, 0] > 27).float().mean())
+        for power in (0, 1)
     ]
     assert share[0] == pytest.approx(0.5, abs=0.08) and share[1] > 0.7
 
@@ -154,19 +157,19 @@ def test_spread_and_power_do_what_they_say():
 @pytest.mark.parametrize(
     "settings,message",
     [
-        ({"kind": "quadtre"}, "kind: expected one of .*; did you mean 'quadtree'"),
-        ({"uniform": 1.5}, r"uniform: expected a number in \[0, 1\], got 1.5"),
-        ({"spread": math.nan}, "spread: expected"),
-        ({"kind": "grid", "blur": 2.0}, "blur: expected 1.0, got 2.0 with grid, which does not read it"),
-        ({"path": "x"}, "path: expected '', got 'x' with gradient, which does not read it"),
+        ({"init": "quadtre"}, "init: expected one of .*; did you mean 'quadtree'"),
+        ({"uniform_fraction": 1.5}, r"uniform_fraction: expected a number in \[0, 1\], got 1.5"),
+        ({"size_factor": math.nan}, "size_factor: expected"),
+        ({"init": "grid", "density_blur": 2.0}, "density_blur: expected 1.0 with init=grid, .* got 2.0"),
+        ({"init_path": "x"}, "init_path: expected '' with init=gradient, .* got 'x'"),
     ],
 )
 def test_wrong_settings_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
-        Start(**settings)
+        Initializer(**settings)
 
 
 @pytest.mark.parametrize("kind", ["quadtree", "dither"])
 def test_more_than_there_are_pixels_is_refused(kind):
     with pytest.raises(ValueError, match="count: expected at most 12"):
-        Start(kind)(torch.rand(3, 4, 3), 13)
+        Initializer(kind)(torch.rand(3, 4, 3), 13)

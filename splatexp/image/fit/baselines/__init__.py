@@ -1,1 +1,1 @@
-"""Coding methods that the codec is compared with."""
+"""Alternatives to the codec's layers and scalar quantization, for comparison."""
