@@ -1,24 +1,31 @@
-"""Files that grow by one record at a time."""
+"""Files to which one record at a time is appended."""
 
 import errno
 from pathlib import Path
 
 
-class Growing:
-    """The open end of a file: a record is with the system when `add` returns; only the last can be torn."""
+class AppendFile:
+    """A file that is open for appending.
+
+    The operating system has a record when `append` returns. So whatever ends the process, only the last record
+    can be incomplete.
+    """
 
     def __init__(self, path: Path):
         self._file = open(path, "ab", buffering=0)
 
-    def add(self, record: bytes) -> None:
-        """Add a record by one write.  Raises: OSError, also when only a part had room."""
-        done = self._file.write(record)
-        if done != len(record):
+    def append(self, record: bytes) -> None:
+        """Append a record in one write.
+
+        Raises: OSError, also where the disk had room for a part of the record only.
+        """
+        written = self._file.write(record)
+        if written != len(record):
             name = self._file.name
-            raise OSError(errno.ENOSPC, f"could not write {name}: {done} of {len(record)} bytes had room")
+            raise OSError(errno.ENOSPC, f"could not write {name}: only {written} of {len(record)} bytes fit")
 
     def close(self) -> None:
-        """No more records."""
+        """Close the file."""
         self._file.close()
 
     def __del__(self) -> None:

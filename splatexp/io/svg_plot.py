@@ -1,7 +1,7 @@
-"""Plots as SVG text: colours and dashes come from the page's style sheet, so that they follow its theme.
+"""Plots as SVG text. Colours come from the style sheet of the page, so that they follow its theme.
 
-A series is a small whole number: 0 is the baseline. Its colour is the class `s<number>`; its shape and dashes
-differ from its neighbours' too, so that no plot is read by colour alone.
+A series is a small integer: 0 is the baseline. Its colour is the CSS class `s<number>`. Series differ in
+marker and dashes too, so that no plot relies on colours alone.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from html import escape
 
-COLOURS = 8  # beside the baseline's
-RADIUS = 4.5
-LETTER = 6.5  # px of a letter of a label
-INTERVAL = 200  # px that the bar of a difference is wide
+NUM_COLOURS = 8  # besides that of the baseline
+MARKER_RADIUS = 4.5  # px
+CHARACTER_WIDTH = 6.5  # mean width of a character of a label, px
+INTERVAL_WIDTH = 200  # px
 SHAPES = (
     "M-1,0A1,1 0 1,0 1,0A1,1 0 1,0 -1,0Z",  # circle
     "M-.9,-.9H.9V.9H-.9Z",  # square
@@ -26,13 +26,14 @@ SHAPES = (
     "M-1.3,-.8H1.3V.8H-1.3Z",  # bar
 )
 Box = tuple[float, float, float, float]  # left, top, right, bottom
-DASHES = ("", "", "7 3", "2 2.5", "9 3 2 3")
+DASHES = ("", "", "7 3", "2 2.5", "9 3 2 3")  # stroke-dasharray of a series
 
 
-def tag(name: str, *inside: str, **attributes: str | float | None) -> str:
-    """An element: `inside` as it is, attributes escaped, numbers to a tenth of a px; those of None left out.
+def element(name: str, *inside: str, **attributes: str | float | None) -> str:
+    """Return an SVG element with the children `inside`.
 
-    `css` is its class, and `_` in a name is a hyphen.
+    Attributes are escaped, numbers rounded to a tenth of a px, and attributes that are None left out. `css`
+    is the attribute "class", and `_` in a name stands for a hyphen.
     """
     words = [name]
     for key, value in attributes.items():
@@ -42,28 +43,28 @@ def tag(name: str, *inside: str, **attributes: str | float | None) -> str:
     return f"<{' '.join(words)}>{''.join(inside)}</{name}>" if inside else f"<{' '.join(words)}/>"
 
 
-def write(text: str, x: float, y: float, anchor: str | None = None, css: str = "tick") -> str:
-    """Text in a plot."""
-    return tag("text", escape(text), css=css, x=float(x), y=float(y), text_anchor=anchor)
+def text_element(text: str, x: float, y: float, anchor: str | None = None, css: str = "tick") -> str:
+    """Return a text element."""
+    return element("text", escape(text), css=css, x=float(x), y=float(y), text_anchor=anchor)
 
 
 @dataclass
 class Scale:
-    """Values onto pixels, linear or logarithmic."""
+    """A linear or logarithmic map from values to pixels."""
 
     low: float
     high: float
-    start: float  # px of `low`
-    end: float
+    start: float  # position of `low`, px
+    end: float  # position of `high`, px
     log: bool = False
 
     def __call__(self, value: float) -> float:
-        """The pixel of a value."""
+        """Return the position of a value, px."""
         low, high, at = self._of(self.low), self._of(self.high), self._of(value)
         return self.start + (at - low) / (high - low) * (self.end - self.start)
 
     def ticks(self, count: int = 5) -> list[float]:
-        """Round values within it."""
+        """Return about `count` round values within the scale."""
         if self.log:
             found = [m * 10.0**e for e in range(-12, 13) for m in (1, 2, 5)]
             found = [value for value in found if self.low <= value <= self.high]
@@ -79,10 +80,10 @@ class Scale:
         return math.log10(max(value, 1e-12)) if self.log else value
 
 
-def spanning(
+def fit_scale(
     values: Iterable[float], start: float, end: float, log: bool = False, pad: float = 0.07
 ) -> Scale:
-    """A scale that holds all values, with some room at its ends."""
+    """Return a scale that contains all values, with a margin of the fraction `pad` at its ends."""
     found = list(values)
     low, high = min(found), max(found)
     if log and low > 0:
@@ -92,8 +93,8 @@ def spanning(
     return Scale(low - room, high + room, start, end)
 
 
-def compact(value: float) -> str:
-    """A number for an axis: 60k, 1.5M, 0.02."""
+def format_tick(value: float) -> str:
+    """Format a number for an axis, such as 60k, 1.5M or 0.02."""
     for unit, letter, least in ((1e9, "G", 1e9), (1e6, "M", 1e6), (1e3, "k", 1e4)):
         if abs(value) >= least:
             return f"{value / unit:.4g}{letter}".replace("-", "−")
@@ -102,27 +103,27 @@ def compact(value: float) -> str:
 
 @dataclass
 class Panel:
-    """One plot: axes, and what is drawn on them."""
+    """A plot: axes, and what is drawn on them."""
 
-    name: str  # said aloud instead of the picture
+    name: str  # read aloud by a screen reader
     x: Scale
     y: Scale
     x_label: str
     width: int
     height: int
     parts: list[str] = field(default_factory=list)
-    taken: list[Box] = field(default_factory=list)  # no label may touch these
-    crossed: list[Box] = field(default_factory=list)  # nor these, if it can be helped
+    taken: list[Box] = field(default_factory=list)  # labels must not overlap these
+    crossed: list[Box] = field(default_factory=list)  # labels avoid these where possible
 
-    def point(self, series: int, x: float, y: float, told: str, shape: int | None = None) -> None:
-        """A mark; `told` is what it says when the pointer rests on it."""
+    def point(self, series: int, x: float, y: float, tooltip: str, shape: int | None = None) -> None:
+        """Draw a marker with a tooltip."""
         x, y = self.x(x), self.y(y)
-        drawn = mark(series, x, y, series if shape is None else shape, told)
+        drawn = marker(series, x, y, series if shape is None else shape, tooltip)
         self.parts.append(drawn)
         self.taken.append((x - 6, y - 6, x + 6, y + 6))
 
     def bars(self, series: int, x: float, y: float, dx: float, dy: float) -> None:
-        """Error bars, `dx` and `dy` to each side; none where they are 0."""
+        """Draw error bars of `dx` and `dy` to each side; 0 draws none."""
         at, up, cross = self.x(x), self.y(y), []
         if dx:
             left, right = self.x(x - dx), self.x(x + dx)
@@ -135,27 +136,31 @@ class Panel:
             self.crossed.append((at - 3, top, at + 3, low))
             cross.append(f"M{at:.1f},{top:.1f}V{low:.1f}M{at - 3:.1f},{top:.1f}h6M{at - 3:.1f},{low:.1f}h6")
         if cross:
-            self.parts.append(tag("path", css=f"bar {colour(series)}", d="".join(cross)))
+            self.parts.append(element("path", css=f"bar {colour_class(series)}", d="".join(cross)))
 
     def line(self, series: int, at: Sequence[tuple[float, float]], name: str) -> None:
-        """A curve."""
+        """Draw a curve."""
         path = "M" + "L".join(f"{self.x(x):.1f},{self.y(y):.1f}" for x, y in at)
-        title, dash = tag("title", escape(name)), dashes(series)
-        self.parts.append(tag("path", title, css=f"line {colour(series)}", d=path, stroke_dasharray=dash))
+        title, dash = element("title", escape(name)), dash_pattern(series)
+        self.parts.append(
+            element("path", title, css=f"line {colour_class(series)}", d=path, stroke_dasharray=dash)
+        )
 
     def band(self, series: int, at: Sequence[tuple[float, float, float]]) -> None:
-        """The area between two curves: x, low, high."""
+        """Draw the area between two curves, from points (x, low, high)."""
         there = [f"{self.x(x):.1f},{self.y(low):.1f}" for x, low, _ in at]
         back = [f"{self.x(x):.1f},{self.y(high):.1f}" for x, _, high in reversed(at)]
-        self.parts.append(tag("path", css=f"band {colour(series)}", d=f"M{'L'.join(there + back)}Z"))
+        self.parts.append(
+            element("path", css=f"band {colour_class(series)}", d=f"M{'L'.join(there + back)}Z")
+        )
 
     def zero(self) -> None:
-        """The line at which nothing differs."""
-        self.parts.append(tag("path", css="zero", d=f"M{self.x.start},{self.y(0):.1f}H{self.x.end}"))
+        """Draw the line y = 0."""
+        self.parts.append(element("path", css="zero", d=f"M{self.x.start},{self.y(0):.1f}H{self.x.end}"))
 
     def label(self, series: int, x: float, y: float, text: str) -> None:
-        """A name beside a mark, where there is room; none where there is not."""
-        wide, at, up = LETTER * len(text), self.x(x), self.y(y)
+        """Draw a label beside a marker, if there is room for it."""
+        wide, at, up = CHARACTER_WIDTH * len(text), self.x(x), self.y(y)
         right, left, centre = at + 8, at - 8 - wide, at - wide / 2
         sides = [(right, up), (left, up), (centre, up - 13), (centre, up + 13)]
         sides += [(place, up + step) for step in (-11, 11) for place in (right - 3, left + 3)]
@@ -165,79 +170,92 @@ class Panel:
         if boxes:
             box = next((b for b in boxes if _clear(b, self.crossed)), boxes[0])
             self.taken.append(box)
-            ends, css = box[0] < at - wide, f"name {colour(series)}"
+            ends, css = box[0] < at - wide, f"name {colour_class(series)}"
             self.parts.append(
-                write(text, box[2] if ends else box[0], box[1] + 10, "end" if ends else None, css)
+                text_element(text, box[2] if ends else box[0], box[1] + 10, "end" if ends else None, css)
             )
 
     def svg(self) -> str:
-        """The whole plot."""
+        """Return the plot as an SVG element."""
         left, right, top, bottom = self.x.start, self.x.end, self.y.end, self.y.start
         grid = []
         for value in self.y.ticks():
             at = self.y(value)
-            grid += [tag("path", css="grid", d=f"M{left},{at:.1f}H{right}")]
-            grid += [write(compact(value), left - 6, at + 4, "end")]
+            grid += [element("path", css="grid", d=f"M{left},{at:.1f}H{right}")]
+            grid += [text_element(format_tick(value), left - 6, at + 4, "end")]
         for value in self.x.ticks():
             at = self.x(value)
-            grid += [tag("path", css="grid", d=f"M{at:.1f},{top}V{bottom}")]
-            grid += [write(compact(value), at, bottom + 15, "middle")]
-        grid += [write(self.x_label, (left + right) / 2, self.height - 5, "middle", "axis")]
+            grid += [element("path", css="grid", d=f"M{at:.1f},{top}V{bottom}")]
+            grid += [text_element(format_tick(value), at, bottom + 15, "middle")]
+        grid += [text_element(self.x_label, (left + right) / 2, self.height - 5, "middle", "axis")]
         box = f"0 0 {self.width} {self.height}"
-        return tag("svg", *grid, *self.parts, css="plot", viewBox=box, role="img", aria_label=self.name)
+        return element("svg", *grid, *self.parts, css="plot", viewBox=box, role="img", aria_label=self.name)
 
 
 def _clear(box: Box, others: Sequence[Box]) -> bool:
-    """Whether it touches none of some boxes."""
+    """Return whether a box overlaps none of `others`."""
     return all(box[2] < b[0] or b[2] < box[0] or box[3] < b[1] or b[3] < box[1] for b in others)
 
 
-def colour(series: int) -> str:
-    """The class that gives a series its colour."""
-    return "s0" if series == 0 else f"s{(series - 1) % COLOURS + 1}"
+def colour_class(series: int) -> str:
+    """Return the CSS class with the colour of a series."""
+    return "s0" if series == 0 else f"s{(series - 1) % NUM_COLOURS + 1}"
 
 
-def dashes(series: int) -> str | None:
-    """How its line is broken; None: not at all."""
+def dash_pattern(series: int) -> str | None:
+    """Return the dashes of a series, or None for a solid line."""
     return DASHES[series % len(DASHES)] or None
 
 
-def mark(series: int, x: float, y: float, shape: int, told: str = "") -> str:
-    """The mark of a series."""
-    inside = [tag("path", d=SHAPES[shape % len(SHAPES)]), *([tag("title", escape(told))] if told else [])]
-    place = f"translate({x:.1f},{y:.1f}) scale({RADIUS})"
-    return tag("g", *inside, css=f"mark {colour(series)}", transform=place)
+def marker(series: int, x: float, y: float, shape: int, tooltip: str = "") -> str:
+    """Return the marker of a series."""
+    inside = [
+        element("path", d=SHAPES[shape % len(SHAPES)]),
+        *([element("title", escape(tooltip))] if tooltip else []),
+    ]
+    place = f"translate({x:.1f},{y:.1f}) scale({MARKER_RADIUS})"
+    return element("g", *inside, css=f"mark {colour_class(series)}", transform=place)
 
 
-def key(series: int, shape: int | None = None, line: bool = False) -> str:
-    """What stands for a series in a legend."""
+def legend_key(series: int, shape: int | None = None, line: bool = False) -> str:
+    """Return the symbol of a series in a legend."""
     wide = 30 if line else 16
-    css = f"line {colour(series)}"
-    stroke = [tag("path", css=css, d=f"M1,8H{wide - 1}", stroke_dasharray=dashes(series))] if line else []
-    drawn = mark(series, wide / 2, 8, series if shape is None else shape)
-    return tag("svg", *stroke, drawn, css="key", viewBox=f"0 0 {wide} 16", width=wide, aria_hidden="true")
+    css = f"line {colour_class(series)}"
+    stroke = (
+        [element("path", css=css, d=f"M1,8H{wide - 1}", stroke_dasharray=dash_pattern(series))]
+        if line
+        else []
+    )
+    drawn = marker(series, wide / 2, 8, series if shape is None else shape)
+    return element("svg", *stroke, drawn, css="key", viewBox=f"0 0 {wide} 16", width=wide, aria_hidden="true")
 
 
-def interval(low: float, middle: float, high: float, bound: float, kind: str, text: str) -> str:
-    """A difference and its interval around 0, on an axis of -`bound` to `bound`; beyond it an arrow."""
-    at = Scale(-bound, bound, 6, INTERVAL - 6)
-    left, centre, right = (min(max(at(value), 3.0), INTERVAL - 3.0) for value in (low, middle, high))
+def interval_bar(low: float, middle: float, high: float, bound: float, kind: str, text: str) -> str:
+    """Draw a difference and its interval on an axis from -`bound` to `bound`; an end beyond it is an arrow.
+
+    kind: CSS class. text: read aloud by a screen reader.
+    """
+    at = Scale(-bound, bound, 6, INTERVAL_WIDTH - 6)
+    left, centre, right = (min(max(at(value), 3.0), INTERVAL_WIDTH - 3.0) for value in (low, middle, high))
     path = f"M{left:.1f},13H{right:.1f}"
     path += "M8,8L2,13L8,18" if low < -bound else f"M{left:.1f},9v8"
-    path += f"M{INTERVAL - 8},8l6,5l-6,5" if high > bound else f"M{right:.1f},9v8"
-    drawn = [tag("path", css="zero", d=f"M{INTERVAL / 2},0V26"), tag("path", css="whisker", d=path)]
-    drawn += [tag("circle", cx=centre, cy=13, r="4.5")] if abs(middle) <= bound else []
-    return tag(
-        "svg", *drawn, css=f"interval {kind}", viewBox=f"0 0 {INTERVAL} 26", role="img", aria_label=text
+    path += f"M{INTERVAL_WIDTH - 8},8l6,5l-6,5" if high > bound else f"M{right:.1f},9v8"
+    drawn = [
+        element("path", css="zero", d=f"M{INTERVAL_WIDTH / 2},0V26"),
+        element("path", css="whisker", d=path),
+    ]
+    drawn += [element("circle", cx=centre, cy=13, r="4.5")] if abs(middle) <= bound else []
+    return element(
+        "svg", *drawn, css=f"interval {kind}", viewBox=f"0 0 {INTERVAL_WIDTH} 26", role="img", aria_label=text
     )
 
 
-def ruler(bound: float) -> str:
-    """The axis of `interval`."""
-    at = Scale(-bound, bound, 6, INTERVAL - 6)
+def interval_axis(bound: float) -> str:
+    """Return the axis of `interval_bar`."""
+    at = Scale(-bound, bound, 6, INTERVAL_WIDTH - 6)
     ticks = []
     for value in at.ticks(4):
         if abs(value) < bound * 0.93:
-            ticks += [write(compact(value), at(value), 11, "middle")]
-            ticks += [tag("path", css="grid", d=f"M{at(value):.1f},14V18")]
-    return tag("svg", *ticks, css="ruler", viewBox=f"0 0 {INTERVAL} 18", aria_hidden="true")
+            ticks += [text_element(format_tick(value), at(value), 11, "middle")]
+            ticks += [element("path", css="grid", d=f"M{at(value):.1f},14V18")]
+    return element("svg", *ticks, css="ruler", viewBox=f"0 0 {INTERVAL_WIDTH} 18", aria_hidden="true")

@@ -1,1 +1,1 @@
-"""Studies: many runs that are compared, and the verdict on them. Nothing of the training imports this."""
+"""Studies: many runs that are compared, with statistics and a report."""

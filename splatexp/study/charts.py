@@ -1,4 +1,4 @@
-"""The plots of a study: quality against cost, training as it went, every view against the baseline."""
+"""The plots of a study: quality against cost, training curves, and every view against the baseline."""
 
 from __future__ import annotations
 
@@ -6,43 +6,47 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from splatexp.io.svg_plot import Panel, spanning
-from splatexp.study.findings import COSTS, Findings, Metric, finite
+from splatexp.io.svg_plot import Panel, fit_scale
+from splatexp.study.findings import COSTS, Findings, Metric, is_finite
 from splatexp.study.results import Result
 
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 360, 230, 44, 14, 8, 38
-SMALL, HIGH = 280, 220
-POINTS = 90  # of a curve
-CURVES = {  # title -> columns of metrics.csv, the first that there is
+WIDTH, HEIGHT = 360, 230  # of a plot, px
+LEFT, RIGHT, TOP, BOTTOM = 44, 14, 8, 38  # margins, px
+SCATTER_WIDTH, SCATTER_HEIGHT = 280, 220  # px
+MAX_POINTS = 90  # of a curve
+CURVES = {  # title -> columns of metrics.csv, of which the first that exists is plotted
     "Gaussians": ("num_gaussians",),
-    "loss": ("loss_mean", "loss"),
-    "PSNR of training views, dB,": ("psnr_mean", "psnr"),
+    "loss": ("train/loss_mean", "train/loss"),
+    "PSNR of training views, dB,": ("train/psnr_mean", "train/psnr"),
 }
-LOG = 6.0  # ratio of largest to least from which on a scale is logarithmic
+LOG_RATIO = 6.0  # a scale is logarithmic where the largest value is more than so many times the smallest
 
 
 @dataclass(frozen=True)
 class Chart:
-    """A plot and its heading."""
+    """A plot and its title."""
 
     title: str
     svg: str
 
 
 def tradeoffs(findings: Findings, metric: Metric, scene: str) -> list[Chart]:
-    """A metric against Gaussians, seconds and bytes: means over seeds, bars of one standard deviation."""
+    """Plot a metric against each cost: means over seeds, with bars of one standard deviation."""
     charts = []
     for cost in ("num_gaussians", "train_seconds", "size", "bpp"):
         heading, unit, _ = COSTS[cost]
         at = []
         for series, variant in enumerate(findings.variants):
-            x, y = findings.spread(variant, cost, scene), findings.spread(variant, metric.name, scene)
+            x, y = (
+                findings.mean_and_std(variant, cost, scene),
+                findings.mean_and_std(variant, metric.name, scene),
+            )
             if x and y:
                 at.append((series, variant, x[0] / unit, x[1] / unit, *y))
         if not at:
             continue
         ends = [x + side * dx for _, _, x, dx, _, _ in at for side in (-1, 1)]
-        log = min(ends) > 0 and max(ends) > LOG * min(ends)
+        log = min(ends) > 0 and max(ends) > LOG_RATIO * min(ends)
         heights = [y + side * dy for *_, y, dy in at for side in (-1, 1)]
         panel = _panel(f"{metric.label} against {heading}, {scene}", ends, heights, heading, log)
         for series, _, *place in at:
@@ -56,7 +60,7 @@ def tradeoffs(findings: Findings, metric: Metric, scene: str) -> list[Chart]:
 
 
 def progress(findings: Findings, scene: str) -> list[Chart]:
-    """Gaussians, loss and training PSNR over steps: means over seeds, and from the least to the largest."""
+    """Plot Gaussians, loss and training PSNR over steps: means over seeds, and bands from min to max."""
     charts = []
     for title, names in CURVES.items():
         curves = []
@@ -67,7 +71,7 @@ def progress(findings: Findings, scene: str) -> list[Chart]:
         if not curves:
             continue
         heights = [value for *_, curve in curves for _, *rest in curve for value in rest]
-        log = title == "loss" and min(heights) > 0 and max(heights) > LOG * min(heights)
+        log = title == "loss" and min(heights) > 0 and max(heights) > LOG_RATIO * min(heights)
         steps = [step for *_, curve in curves for step, *_ in curve]
         panel = _panel(f"{title} over steps, {scene}", steps, heights, "step", log_y=log)
         for series, _, curve in curves:
@@ -80,16 +84,19 @@ def progress(findings: Findings, scene: str) -> list[Chart]:
 
 
 def scatter(findings: Findings, metric: Metric) -> list[Chart]:
-    """Every held-out view of every variant: the baseline across, the difference up; means over seeds."""
-    charts, clouds = [], {variant: _cloud(findings, variant, metric.name) for variant in findings.others}
+    """Plot the difference in every held-out view over the baseline's value, as means over seeds."""
+    charts, clouds = (
+        [],
+        {variant: _cloud(findings, variant, metric.name) for variant in findings.compared_variants},
+    )
     usual = [before for cloud in clouds.values() for *_, before, _ in cloud]
     for series, (variant, cloud) in enumerate(clouds.items(), 1):
         if not cloud:
             continue
-        x = spanning(usual, LEFT, SMALL - RIGHT)
-        y = spanning([0.0, *(after - before for *_, before, after in cloud)], HIGH - BOTTOM, TOP)
+        x = fit_scale(usual, LEFT, SCATTER_WIDTH - RIGHT)
+        y = fit_scale([0.0, *(after - before for *_, before, after in cloud)], SCATTER_HEIGHT - BOTTOM, TOP)
         name = f"{metric.label} of every view, {variant} against {findings.baseline}"
-        panel = Panel(name, x, y, f"{findings.baseline}, {_named(metric)}", SMALL, HIGH)
+        panel = Panel(name, x, y, f"{findings.baseline}, {_named(metric)}", SCATTER_WIDTH, SCATTER_HEIGHT)
         panel.zero()
         for scene, view, before, after in cloud:
             change = metric.value(after - before, True)
@@ -104,8 +111,8 @@ def _panel(
     name: str, xs: Sequence[float], ys: Sequence[float], x_label: str,
     log_x: bool = False, log_y: bool = False,
 ) -> Panel:  # fmt: skip
-    x = spanning(xs, LEFT, WIDTH - RIGHT, log_x, 0.06)
-    y = spanning(ys, HEIGHT - BOTTOM, TOP, log_y)
+    x = fit_scale(xs, LEFT, WIDTH - RIGHT, log_x, 0.06)
+    y = fit_scale(ys, HEIGHT - BOTTOM, TOP, log_y)
     return Panel(name, x, y, x_label, WIDTH, HEIGHT)
 
 
@@ -114,33 +121,33 @@ def _named(metric: Metric) -> str:
 
 
 def _cloud(findings: Findings, variant: str, name: str) -> list[tuple[str, str, float, float]]:
-    """Scene, view, and the means of the baseline and the variant over the seeds that both have."""
+    """Return scene, view, and the means of the baseline and of the variant over the seeds that both have."""
     found: dict[tuple[str, str], list[tuple[float, float]]] = {}
-    for base, run in findings.paired(variant):
+    for base, run in findings.paired_runs(variant):
         usual = {view["view"]: view.get(name) for view in base.views}
         for view in run.views:
             one, other = usual.get(view["view"]), view.get(name)
-            if finite(one) and finite(other):
+            if is_finite(one) and is_finite(other):
                 found.setdefault((run.scene, str(view["view"])), []).append((one, other))
     return [(*place, fmean(a for a, _ in both), fmean(b for _, b in both)) for place, both in found.items()]
 
 
 def _curve(runs: Sequence[Result], names: Sequence[str]) -> list[tuple[float, ...]]:
-    """Step, and least, mean and largest over the runs, in at most `POINTS` means over stretches."""
+    """Return step, min, mean and max over the runs, averaged to at most `MAX_POINTS` points."""
     found: dict[float, list[float]] = {}
     for run in runs:
         for step, value in _column(run, names):
             found.setdefault(step, []).append(value)
     points = [(step, min(by), fmean(by), max(by)) for step, by in sorted(found.items())]
-    size = max(1, -(-len(points) // POINTS))
+    size = max(1, -(-len(points) // MAX_POINTS))
     parts = [points[start : start + size] for start in range(0, len(points), size)]
     return [tuple(map(fmean, zip(*part, strict=True))) for part in parts]
 
 
 def _column(run: Result, names: Sequence[str]) -> Iterator[tuple[float, float]]:
-    """Step and value of the first of some columns that a row has a number in."""
-    for row in run.rows:
-        found = [number for name in ("step", *names) if finite(number := _number(row.get(name)))]
+    """Yield the step and the value of each row, from the first of the columns that holds a number."""
+    for row in run.log_rows:
+        found = [number for name in ("step", *names) if is_finite(number := _number(row.get(name)))]
         if len(found) > 1 and _number(row.get("step")) == found[0]:
             yield found[0], found[1]
 

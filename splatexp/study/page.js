@@ -1,6 +1,6 @@
 "use strict";
 
-// Every pair of pictures: a divider that follows the pointer and the arrow keys, and what lies on its two sides.
+// Each comparison of images has a divider that follows the pointer and the arrow keys, and a choice of its sides.
 for (const compare of document.querySelectorAll(".compare")) {
   const stage = compare.querySelector(".stage");
   const range = stage.querySelector("input");
@@ -15,15 +15,15 @@ for (const compare of document.querySelectorAll(".compare")) {
 
   const follow = (event) => {
     const box = stage.getBoundingClientRect();
-    const share = (event.clientX - box.left) / box.width;
-    range.value = Math.round(100 * Math.min(1, Math.max(0, share)));
+    const position = (event.clientX - box.left) / box.width;
+    range.value = Math.round(100 * Math.min(1, Math.max(0, position)));
     show();
   };
 
   stage.addEventListener("pointerdown", (event) => {
     if (event.button !== 0) return;
     stage.setPointerCapture(event.pointerId);
-    event.preventDefault(); // neither a picture nor a text is dragged
+    event.preventDefault(); // do not drag the image or select text
     range.focus({ preventScroll: true, focusVisible: false });
     follow(event);
   });
@@ -46,7 +46,7 @@ for (const compare of document.querySelectorAll(".compare")) {
   show();
 }
 
-// On paper nothing can be opened: it is open while it is printed.
+// All sections are open while the page is printed.
 let closed = [];
 addEventListener("beforeprint", () => {
   closed = [...document.querySelectorAll("details:not([open], .long)")];
@@ -54,7 +54,7 @@ addEventListener("beforeprint", () => {
 });
 addEventListener("afterprint", () => closed.forEach((part) => (part.open = false)));
 
-// A link into a part that is closed opens it.
+// A link to an element in a closed section opens the section.
 const reveal = () => {
   const target = location.hash && document.getElementById(location.hash.slice(1));
   for (let part = target; part; part = part.parentElement) if (part.tagName === "DETAILS") part.open = true;

@@ -1,42 +1,43 @@
-"""Whether a variant differs from the baseline by more than its runs differ among themselves.
+"""Tests of whether a variant differs from the baseline by more than its runs differ among themselves.
 
 Notation: S scenes, K runs (seeds) of each, V held-out views. A difference is variant - baseline at one
-(scene, seed, view) that both have; what both arms share there (a hard view, a lucky seed) cancels.
+(scene, seed, view) that both have; whatever both share there (a hard view, a lucky seed) cancels.
 Differences are averaged over the views of a run, the runs of a scene and the scenes, in this order: a scene
-with more views weighs no more than another.
+with more views has no more weight than another.
 
-**The claim** is that the means over many more seeds would differ, on these scenes and these held-out views.
-Scenes and views are the benchmark, chosen, and the same for every method; chance enters by the training
-runs, and all views of a run share its luck. So a run, a cluster of views, is one observation: S x K in all,
-however many views. Nothing is claimed of other scenes: `per_scene` shows whether these agree.
+**Claim.** The means over many more seeds would differ, on these scenes and these held-out views. Scenes and
+views are the benchmark: they are chosen, and the same for every method. Chance enters by the training runs,
+and all views of a run share its luck. So a run, a cluster of views, is one observation: there are S x K,
+however many views. Nothing is claimed about other scenes; `per_scene` shows whether these agree.
 
-**The interval** is a cluster bootstrap: each resample gives every run of a scene, with all its views, a
-random weight (Dirichlet, all ones: smoother than draws with replacement, of which 3 runs have 10). Alone
-that never leaves the range of the runs, and of 3 runs it holds the truth in 3 cases of 4 at best. Two
-corrections: the deviations grow by sqrt((K + 1) / (K - 1)), so that their variance is that of a mean of K
-runs; and each is divided by sqrt(chi2(f) / f), since that variance is itself known from f degrees of freedom
-only. f is Satterthwaite's, by which each scene has a noise of its own, less 1/K of what it has above K - 1,
-the least it can be: it is an estimate, and too bold where one noisy scene looks calm by chance. Where scenes
-have unequal K the least counts for all. The interval is symmetric and `p` is its own: p <= 1 - level and a 0
-outside the interval are one statement. It is close to Student's t interval at any K.
+**Interval.** The interval is a cluster bootstrap: each resample gives every run of a scene, with all its
+views, a random weight (Dirichlet with all parameters 1, which is smoother than draws with replacement, of
+which 3 runs have only 10). Weights alone never leave the range of the runs, and with 3 runs would contain
+the truth in at most 3 of 4 cases. There are two corrections. The deviations are multiplied by sqrt((K + 1)
+/ (K - 1)), so that their variance is that of a mean of K runs. Each is divided by sqrt(chi2(f) / f), since
+that variance is itself known with f degrees of freedom only. f is Satterthwaite's, in which each scene has
+a noise of its own, minus 1/K of its excess over K - 1, the least possible value; for f is an estimate, and
+too large where one noisy scene looks calm by chance. Where scenes have unequal K the least counts for all.
+The interval is symmetric, and `p` belongs to it: p <= 1 - level and a 0 outside the interval are the same
+statement. It is close to Student's t interval at any K.
 
-The runs' noise has to be roughly normal; at 2 to 5 runs nothing can stand in for that (5 runs of one sign
-have p = 0.06 by their signs). Heavy tails make it cautious; skewed noise makes it bold, but cancels in the
-difference as far as both arms have it.
+The noise of the runs has to be roughly normal; with 2 to 5 runs nothing can replace this assumption (5 runs
+of one sign have p = 0.06 by their signs). Heavy tails make the test conservative. Skewed noise makes it too
+permissive, but cancels in the difference as far as baseline and variant both have it.
 
-**One seed** tells nothing of the runs' noise. Where any scene has a single run, the scenes are the
-observations, if there are six (of fewer no rank test reaches 5 %): then differences between scenes count as
-noise, which is cautious for these scenes and makes it a claim about others like them. Otherwise the verdict
-is "too few", the interval is infinite and p is 1; an interval over the views of a single run would measure
-something else and is not given.
+**One seed** tells nothing about the noise of the runs. Where any scene has a single run, the scenes are the
+observations, if there are six (with fewer no rank test reaches 5 %). Differences between scenes then count
+as noise, which is conservative for these scenes and makes it a claim about others like them. Otherwise the
+verdict is "too few", the interval is infinite and p is 1; an interval over the views of a single run would
+measure something else and is not given.
 
-**Several variants**: Holm's p decides. Interval and p stay those of the one comparison, so an interval may
-leave out 0 and the verdict still be "within noise".
+**Several variants.** Holm's p decides. Interval and p stay those of the single comparison, so an interval
+may exclude 0 while the verdict is "within noise".
 
 Sources: Rubin 1981, "The Bayesian Bootstrap"; Hesterberg 2015, "What Teachers Should Know About the
-Bootstrap" (too narrow for few observations); Satterthwaite 1946; Hajek 1962 (K - 1 is never too bold);
-Ibragimov and Mueller 2010, "t-Statistic Based Correlation and Heterogeneity Robust Inference" (scenes as
-observations); Wilcoxon 1945; Holm 1979.
+Bootstrap" (too narrow for few observations); Satterthwaite 1946; Hajek 1962 (K - 1 is never too
+permissive); Ibragimov and Mueller 2010, "t-Statistic Based Correlation and Heterogeneity Robust Inference"
+(scenes as observations); Wilcoxon 1945; Holm 1979.
 """
 
 import math
@@ -50,30 +51,30 @@ import numpy as np
 
 Key = tuple[str, int, str]  # scene, seed, view
 
-FEWEST_SCENES = 6  # that can be the observations where some have a single run
-POWER = 0.8  # share of studies of `seeds_needed` that would settle a difference such as the observed one
-MOST_SEEDS = 1000  # per scene; more is hopeless
-ROUNDING = 1e-12  # a difference of so much of the largest value, or less, is none
+MIN_SCENES = 6  # scenes that are needed as observations where some have a single run
+POWER = 0.8  # probability with which `seeds_needed` seeds find a difference such as the observed one
+MAX_SEEDS = 1000  # per scene; a difference that needs more counts as impossible to find
+ROUNDING = 1e-12  # a difference of at most this fraction of the largest value counts as 0
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A variant against the baseline; differences in the metric's own unit, variant - baseline."""
+    """A comparison with the baseline; differences are variant - baseline, in the unit of the metric."""
 
     difference: float  # mean over scenes of the mean over runs of the mean over views
-    low: float  # the interval; infinite where the runs are too few
+    low: float  # ends of the interval; infinite where there are too few runs
     high: float
     p: float  # two-sided, of the interval
-    p_holm: float  # corrected for the number of variants; decides
-    p_ranks: float  # of Wilcoxon's test on the same observations: a second opinion that assumes symmetry only
+    p_holm: float  # corrected for the number of variants; it decides the verdict
+    p_wilcoxon: float  # of the signed-rank test on the same observations, which assumes symmetry only
     verdict: Literal["better", "worse", "within noise", "too few"]
-    seeds_needed: int | None  # per scene, to settle such a difference; None: settled, hopeless, unknown
-    noise: float | None  # standard deviation of a run's difference, scenes' root mean square; None: unknown
-    units: Literal["runs", "scenes"]  # what is one observation
-    pairs: int  # values that both arms have
-    dropped: int  # values that only one has
+    seeds_needed: int | None  # per scene, to find such a difference; None: found, impossible or unknown
+    noise_std: float | None  # of the difference of a run, root mean square over scenes; None: unknown
+    observation_unit: Literal["runs", "scenes"]
+    num_pairs: int  # values that baseline and variant both have
+    num_unpaired: int  # values that only one of them has
     scenes: int
-    seeds: int  # runs of the scene that has the fewest
+    seeds: int  # runs of the scene with the fewest runs
     per_scene: dict[str, float]
 
 
@@ -86,9 +87,9 @@ def compare(
     level: float = 0.95,
     seed: int = 0,
 ) -> Comparison:
-    """Compare a metric's values by (scene, seed, view); the same `seed` gives the same result to the bit."""
+    """Compare values of a metric by (scene, seed, view); the same `seed` gives the same bits."""
     alpha = _alpha(level, resamples)
-    return _judged(_measured(baseline, variant, alpha, resamples, seed), alpha, higher_is_better)
+    return _with_verdict(_measured(baseline, variant, alpha, resamples, seed), alpha, higher_is_better)
 
 
 def verdicts(
@@ -100,9 +101,9 @@ def verdicts(
     level: float = 0.95,
     seed: int = 0,
 ) -> dict[str, Comparison]:
-    """Compare every other table with the baseline's, with Holm's correction for their number.
+    """Compare every other table with that of the baseline, with Holm's correction for their number.
 
-    `seeds_needed` is that of the correction's strictest step, as if no other variant differed.
+    `seeds_needed` is that of the strictest step of the correction, as if no other variant differed.
     """
     if baseline not in tables:
         raise ValueError(f"baseline: expected one of {', '.join(tables) or 'no tables'}, got {baseline!r}")
@@ -116,13 +117,15 @@ def verdicts(
             raise ValueError(f"{name}: {error}") from None
     corrected = holm([comparison.p for comparison in measured])
     return {
-        name: _judged(replace(comparison, p_holm=p), alpha, higher_is_better)
+        name: _with_verdict(replace(comparison, p_holm=p), alpha, higher_is_better)
         for name, comparison, p in zip(names, measured, corrected, strict=True)
     }
 
 
 def holm(ps: Sequence[float]) -> list[float]:
-    """The p values in their order, corrected: an error among all is as rare as it was for each.
+    """Return p values corrected for their number, in the same order.
+
+    The probability of one false positive among all of them is then at most the level of the test.
 
     Source: Holm 1979, "A simple sequentially rejective multiple test procedure".
     """
@@ -143,8 +146,8 @@ def _alpha(level: float, resamples: int) -> float:
     return alpha
 
 
-def _judged(comparison: Comparison, alpha: float, higher_is_better: bool) -> Comparison:
-    """With the verdict that follows from `p_holm`; what is settled needs no more seeds."""
+def _with_verdict(comparison: Comparison, alpha: float, higher_is_better: bool) -> Comparison:
+    """Return the comparison with the verdict that follows from `p_holm`."""
     if comparison.verdict == "too few" or comparison.p_holm > alpha:
         return comparison
     better = (comparison.difference > 0) == higher_is_better
@@ -159,7 +162,10 @@ def _measured(
     seed: int,
     step: float | None = None,
 ) -> Comparison:
-    """All but the verdict; `step` is the level at which `seeds_needed` has to settle it."""
+    """Return a comparison without a verdict.
+
+    step: the level at which `seeds_needed` seeds have to find the difference.
+    """
     both = _common(baseline, variant)
     rounding = ROUNDING * max(max(abs(float(baseline[key])), abs(float(variant[key]))) for key in both)
     runs = _runs({key: float(variant[key]) - float(baseline[key]) for key in both})
@@ -171,7 +177,7 @@ def _measured(
         noise = float(np.sqrt(variances.mean()))
         if abs(difference) > rounding:
             seeds_needed = _seeds_needed(difference, variances, seeds, step or alpha)
-    enough = seeds > 1 or len(runs) >= FEWEST_SCENES
+    enough = seeds > 1 or len(runs) >= MIN_SCENES
     if enough:
         drawn = _deviations(strata, resamples, np.random.default_rng(seed)) + rounding
         half = float(np.sort(drawn)[-math.floor(alpha * (resamples + 1))])
@@ -182,13 +188,13 @@ def _measured(
         high=difference + half,
         p=p,
         p_holm=p,
-        p_ranks=_wilcoxon(np.concatenate(strata), rounding),
+        p_wilcoxon=_wilcoxon(np.concatenate(strata), rounding),
         verdict="within noise" if enough else "too few",
         seeds_needed=seeds_needed,
-        noise=noise,
-        units="runs" if seeds > 1 else "scenes",
-        pairs=len(both),
-        dropped=len(baseline) + len(variant) - 2 * len(both),
+        noise_std=noise,
+        observation_unit="runs" if seeds > 1 else "scenes",
+        num_pairs=len(both),
+        num_unpaired=len(baseline) + len(variant) - 2 * len(both),
         scenes=len(runs),
         seeds=seeds,
         per_scene=dict(zip(runs, means.tolist(), strict=True)),
@@ -196,7 +202,7 @@ def _measured(
 
 
 def _common(baseline: Mapping[Key, float], variant: Mapping[Key, float]) -> list[Key]:
-    """The keys that both have, sorted."""
+    """Return the keys that both have, sorted."""
     for name, values in (("baseline", baseline), ("variant", variant)):
         for key, value in values.items():
             if not (isinstance(value, Real) and math.isfinite(value)):
@@ -209,7 +215,7 @@ def _common(baseline: Mapping[Key, float], variant: Mapping[Key, float]) -> list
 
 
 def _runs(differences: Mapping[Key, float]) -> dict[str, np.ndarray]:
-    """Per scene the mean difference [K] of each run over its views."""
+    """Return for each scene the differences [K] of its runs, each the mean over views."""
     views: dict[str, dict[int, list[float]]] = {}
     for (scene, seed, _), value in differences.items():
         views.setdefault(scene, {}).setdefault(seed, []).append(value)
@@ -220,20 +226,20 @@ def _variances(strata: Sequence[np.ndarray]) -> np.ndarray:
     return np.array([values.var(ddof=1) for values in strata])
 
 
-def _deviations(strata: Sequence[np.ndarray], resamples: int, dice: np.random.Generator) -> np.ndarray:
-    """How far [B] the mean over strata may lie from the truth, by the corrected cluster bootstrap."""
+def _deviations(strata: Sequence[np.ndarray], resamples: int, rng: np.random.Generator) -> np.ndarray:
+    """Return resampled distances [B] of the mean over strata from the truth, by the corrected bootstrap."""
     total = np.zeros(resamples)
     for values in strata:
         count = len(values)
-        weights = dice.standard_exponential((resamples, count))
+        weights = rng.standard_exponential((resamples, count))
         drawn = weights @ (values - values.mean()) / weights.sum(1)
         total += drawn * math.sqrt((count + 1) / (count - 1)) / len(strata)
     freedom = _freedom(_variances(strata), np.array([len(values) for values in strata]))
-    return np.abs(total) / np.sqrt(dice.chisquare(freedom, resamples) / freedom)
+    return np.abs(total) / np.sqrt(rng.chisquare(freedom, resamples) / freedom)
 
 
 def _freedom(variances: np.ndarray, counts: np.ndarray) -> float:
-    """Degrees of freedom with which a mean over strata knows its variance.
+    """Return the degrees of freedom of the variance of a mean over strata.
 
     All strata count as if they had as few values as the smallest, which may be the one with most noise.
     """
@@ -247,29 +253,29 @@ def _freedom(variances: np.ndarray, counts: np.ndarray) -> float:
 
 
 def _wilcoxon(differences: np.ndarray, rounding: float) -> float:
-    """Two-sided p of the signed-rank test; equal sizes share their mean rank, zeros are left out.
+    """Return the two-sided p of the signed-rank test; ties share their mean rank, zeros are left out.
 
-    Differs: exact with ties too, where scipy's turns to the normal law. Each sign is as likely as the other,
-    so the rank sum's law is that of sums over all subsets of the ranks.
+    Differs: exact with ties too, where scipy uses a normal approximation. Both signs are equally likely, so
+    the distribution of the rank sum is that of sums over all subsets of the ranks.
     """
     moved = differences[np.abs(differences) > rounding]
     _, place, ties = np.unique(np.abs(moved), return_inverse=True, return_counts=True)
     ranks = (2 * np.cumsum(ties) - ties + 1)[place]  # twice the mean rank: whole numbers
-    chance = np.zeros(int(ranks.sum()) + 1)
-    chance[0] = 1
+    probability = np.zeros(int(ranks.sum()) + 1)
+    probability[0] = 1
     for rank in ranks:
-        with_it = np.zeros_like(chance)
-        with_it[rank:] = chance[:-rank]
-        chance = (chance + with_it) / 2
+        with_it = np.zeros_like(probability)
+        with_it[rank:] = probability[:-rank]
+        probability = (probability + with_it) / 2
     smaller = min(int(ranks[moved > 0].sum()), int(ranks[moved < 0].sum()))
-    return min(1.0, 2 * float(chance[: smaller + 1].sum()))
+    return min(1.0, 2 * float(probability[: smaller + 1].sum()))
 
 
 def _seeds_needed(difference: float, variances: np.ndarray, seeds: int, alpha: float) -> int | None:
-    """The least number of seeds per scene, above those there are, that finds the difference with `POWER`.
+    """Return the least number of seeds per scene, above `seeds`, that finds the difference with `POWER`.
 
-    By the noncentral t law, as if difference and noise were as observed; both are estimates, and of a few
-    seeds the answer is no more than an order of magnitude.
+    It follows from the noncentral t distribution for the observed difference and noise. Both are estimates,
+    so with a few seeds the answer is only an order of magnitude.
     """
     from scipy.special import nctdtr, stdtrit
 
@@ -280,6 +286,6 @@ def _seeds_needed(difference: float, variances: np.ndarray, seeds: int, alpha: f
             return True
         return bool(nctdtr(freedom, abs(difference) / error, stdtrit(freedom, 1 - alpha / 2)) <= 1 - POWER)
 
-    tried = range(seeds + 1, MOST_SEEDS + 1)
+    tried = range(seeds + 1, MAX_SEEDS + 1)
     place = bisect_left(tried, True, key=suffices)
     return tried[place] if place < len(tried) else None

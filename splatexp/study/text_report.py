@@ -1,4 +1,4 @@
-"""The report without pictures: Markdown, CSV, and LaTeX."""
+"""The report of a study as text: Markdown, CSV and LaTeX."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import io
 import re
 from collections.abc import Callable, Sequence
 
-from splatexp.study.findings import Findings, finite
+from splatexp.study.findings import Findings, is_finite
 from splatexp.study.tables import (
     BASELINE,
     Table,
@@ -19,41 +19,57 @@ from splatexp.study.tables import (
     verdict_table,
 )
 
-LATEX = {
-    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "_": r"\_",
-    "%": r"\%", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
-    ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\textquotedbl{}", "−": "$-$", "–": "--",
-    "±": r"$\pm$", "Δ": r"$\Delta$", "…": r"\dots{}",
-}  # fmt: skip
-FIXED = ("variant", "scene", "seed", "view")
+LATEX = {  # characters with a meaning in LaTeX, and those that fonts may lack
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "$": r"\$",
+    "&": r"\&",
+    "#": r"\#",
+    "_": r"\_",
+    "%": r"\%",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\textquotedbl{}",
+    "−": "$-$",
+    "–": "--",
+    "±": r"$\pm$",
+    "Δ": r"$\Delta$",
+    "…": r"\dots{}",
+}
+KEY_COLUMNS = ("variant", "scene", "seed", "view")
 
 
 def markdown(findings: Findings) -> str:
-    """The whole report as Markdown."""
+    """Return the whole report as Markdown."""
     parts = [f"# {_marked(findings.title)}", _marked(findings.description)]
     parts += [", ".join(_marked(word) for word in scope(findings))]
-    if findings.doubts:
-        parts += ["## Not fair in every respect" if any(d.grave for d in findings.doubts) else "## To know"]
+    if findings.issues:
+        severe = any(issue.severe for issue in findings.issues)
+        parts += ["## Fairness warnings" if severe else "## Notes"]
         parts += [
-            "\n".join(f"- **{_marked(doubt.about)}**: {_marked(doubt.text)}" for doubt in findings.doubts)
+            "\n".join(f"- **{_marked(issue.topic)}**: {_marked(issue.message)}" for issue in findings.issues)
         ]
     parts += ["## Verdict"]
     for metric in findings.metrics:
         better = "higher is better" if metric.higher_is_better else "lower is better"
-        parts += [f"### {metric.label} ({better})", _marked(findings.tally(metric))]
+        parts += [f"### {metric.label} ({better})", _marked(findings.verdict_summary(metric))]
         parts += [_pipes(verdict_table(findings, metric))]
     if len(findings.scenes) > 1:
         parts += ["## Scene by scene"]
         for metric in findings.metrics:
             parts += [f"### {metric.label}, difference", _pipes(scene_table(findings, metric))]
-    parts += ["## What every variant changes"]
-    for variant in findings.others:
+    parts += ["## Changes of every variant"]
+    for variant in findings.compared_variants:
         table = change_table(findings, variant)
-        parts += [f"### {_marked(variant)}", _pipes(table) if table.rows else "Nothing."]
+        parts += [f"### {_marked(variant)}", _pipes(table) if table.rows else "No setting."]
     parts += [
         "## Cost",
         _pipes(cost_table(findings)),
-        "± is relative to the baseline's, over the runs of both.",
+        "Costs relative to the baseline are over the runs that both variants have.",
     ]
     parts += ["## Provenance", _pipes(provenance_table(findings))]
     parts += ["## Runs", _pipes(run_table(findings))]
@@ -61,7 +77,7 @@ def markdown(findings: Findings) -> str:
 
 
 def scope(findings: Findings) -> list[str]:
-    """How large the study is, in words."""
+    """Return the numbers of variants, scenes, seeds, runs and views in words, and the baseline."""
     views = len({(run.scene, view["view"]) for run in findings.results for view in run.views})
     counts = [
         (len(findings.variants), "variant"),
@@ -74,16 +90,16 @@ def scope(findings: Findings) -> list[str]:
     ]
 
 
-def long_form(findings: Findings) -> str:
-    """Every metric of every held-out view of every run, one row each, as CSV."""
+def results_csv(findings: Findings) -> str:
+    """Return CSV with a row for each held-out view of each run, with all of its metrics."""
     metrics = dict.fromkeys(
         name
         for run in findings.results
         for view in run.views
         for name, value in view.items()
-        if finite(value) and name not in ("width", "height")
+        if is_finite(value) and name not in ("width", "height")
     )
-    heading = [*FIXED, *metrics, "truth_sha256", "num_gaussians", "train_seconds", "wall_seconds"]
+    heading = [*KEY_COLUMNS, *metrics, "target_sha256", "num_gaussians", "train_seconds", "wall_seconds"]
     heading += ["peak_memory_bytes", "model_bytes", "protocol", "code_sha256"]
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
@@ -92,7 +108,7 @@ def long_form(findings: Findings) -> str:
         known = run.metrics | {"model_bytes": run.size}
         for view in run.views:
             names = [run.variant, run.scene, run.seed, view["view"]]
-            values = [view.get(name) for name in (*metrics, "truth_sha256")]
+            values = [view.get(name) for name in (*metrics, "target_sha256")]
             writer.writerow(
                 [*names, *values, *(known.get(name) for name in heading[len(names) + len(values) :])]
             )
@@ -100,7 +116,7 @@ def long_form(findings: Findings) -> str:
 
 
 def latex(findings: Findings) -> str:
-    """The verdicts as LaTeX: a table for every metric, to be set with the package booktabs."""
+    """Return the verdicts as LaTeX: a table for each metric, for the package booktabs."""
     lines = ["% needs \\usepackage{booktabs} and \\usepackage[T1]{fontenc}"]
     for metric in findings.metrics:
         table = verdict_table(findings, metric)
@@ -121,20 +137,20 @@ def _row(cells: Sequence[str], escaped: Callable[[str], str]) -> str:
 
 
 def _tex(text: str) -> str:
-    """Text as LaTeX sets it; brackets in braces, so that none is taken for an option of the line before."""
+    """Escape text for LaTeX; braces keep an initial bracket from being an option of the line break before."""
     escaped = "".join(LATEX.get(letter, letter) for letter in _line(text))
     return f"{{{escaped}}}" if escaped.startswith(("[", "*")) else escaped
 
 
 def _pipes(table: Table) -> str:
-    """A table as Markdown."""
+    """Return a table as Markdown."""
     rule = ["---:" if column in table.numbers else "---" for column in range(len(table.heading))]
     rows = [[_marked(cell) for cell in row] for row in (table.heading, *table.rows)]
     return "\n".join(f"| {' | '.join(row)} |" for row in (rows[0], rule, *rows[1:]))
 
 
 def _marked(text: str) -> str:
-    """Text as Markdown shows it, letter by letter."""
+    """Escape text for Markdown, so that it is shown letter by letter."""
     return re.sub(r"([\\`*_\[\]<>|#~])", r"\\\1", _line(text)).replace("&", "&amp;")
 
 

@@ -1,4 +1,8 @@
-"""What sweeps remember: which jobs were begun, and where. So one is run once, whoever asks for it."""
+"""The job cache of sweeps and studies: where each job was started, so that no job is run twice.
+
+The cache is a folder with a small file `<job id>.json` per job, which names the folder of the job's run.
+Whether the job is finished there is read from that folder itself.
+"""
 
 from __future__ import annotations
 
@@ -15,16 +19,16 @@ from typing import IO, TYPE_CHECKING, Any
 from splatexp.io.atomic import write_text
 from splatexp.provenance.fingerprint import fingerprint
 from splatexp.provenance.identity import run_id
-from splatexp.settings.serialize import settings
+from splatexp.settings.serialize import to_config
 from splatexp.train.recipe import RECIPE
 
 if TYPE_CHECKING:
     from splatexp.run.run import Run
 
-CARD = "job.json"  # in a job's folder: which job it is, and how it went
-TIMED = {"train_seconds", "wall_seconds", "peak_memory_bytes"}  # objectives that threads have a say in
-PAUSE = 0.2  # seconds between two looks at a job that another process has
-TRIES = 100  # to open a file in a folder that others may remove
+JOB_FILE = "job.json"  # in a job's folder: the identity of the job, and its status
+TIMING_OBJECTIVES = {"train_seconds", "wall_seconds", "peak_memory_bytes"}  # they depend on the threads
+RETRY_SECONDS = 0.2  # between two attempts to lock a job that another process runs
+MAX_TRIES = 100  # to open a lock file in a folder that other processes may remove
 
 
 def job_id(run: Run, varied: Collection[str] = ()) -> str:
@@ -39,22 +43,22 @@ def job_id(run: Run, varied: Collection[str] = ()) -> str:
         varied: keys that a sweep varies: they count even if they cannot change a number of the result.
     """
     outside = {each.name for each in fields(run) if each.metadata.get("in_job_id", True)} - set(RECIPE)
-    told = {key.lstrip("+~").partition(".")[0] for key in varied} & outside
+    varied_names = {key.lstrip("+~").partition(".")[0] for key in varied} & outside
     extra = {
-        "evaluate": settings(run.evaluate) | {"lpips_weights": ""},
+        "evaluate": to_config(run.evaluate) | {"lpips_weights": ""},
         "resume": run.resume if run.resume != "auto" else "",
-        "threads": run.threads if TIMED & set(run.objectives) else 0,
-        "varied": {key: settings(getattr(run, key)) for key in sorted(told)},
+        "threads": run.threads if TIMING_OBJECTIVES & set(run.objectives) else 0,
+        "varied": {key: to_config(getattr(run, key)) for key in sorted(varied_names)},
         "files": dict(_files(run)),
     }
     return run_id(run.config(), "", json.dumps(extra, sort_keys=True, default=str))
 
 
 def _files(part: Any, at: str = "") -> Iterator[tuple[str, str]]:
-    """The settings that name a file or folder, each with the fingerprint of what is there."""
+    """Yield the settings that name a file or folder, each with the fingerprint of what is there."""
     for field in fields(part):
         value = getattr(part, field.name)
-        if field.metadata.get("unit") == "path" and value and at + field.name != "ledger":
+        if field.metadata.get("unit") == "path" and value and at + field.name != "job_cache":
             yield at + field.name, fingerprint(value)
         for name, each in (value if isinstance(value, dict) else {"": value}).items():
             if is_dataclass(each):
@@ -62,91 +66,105 @@ def _files(part: Any, at: str = "") -> Iterator[tuple[str, str]]:
 
 
 @dataclass(frozen=True)
-class Ledger:
-    """A folder with a small file for each job that says where it was begun; there one sees if it is done."""
+class JobCache:
+    """A folder that records in which folder each job was started.
+
+    Any number of processes may use it at once.
+    """
 
     folder: Path
 
     @contextmanager
-    def turn(self, job: str, waits: Callable[[], None] = lambda: None) -> Iterator[None]:
-        """Have a job to oneself. While another process has it, `waits` is called once, and then waited.
+    def lock(self, job: str, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
+        """Hold the lock of a job while the context lasts.
 
-        The system takes it back from a process that ends, in whatever way.
+        While another process holds it, this one waits, after it has called `on_wait` once. The operating
+        system releases the lock of a process that ends, however it ends.
         """
         path = self.folder / f"{job}.lock"
-        file = _locked(path, waits)
+        file = _open_locked(path, on_wait)
         try:
             yield
         finally:
             with suppress(OSError):
                 path.unlink(missing_ok=True)
-                self.folder.rmdir()  # nothing is left of a job that was refused
+                self.folder.rmdir()  # leave no empty folder behind where the job was refused
                 self.folder.parent.rmdir()
             file.close()
 
-    def place(self, job: str) -> Path | None:
-        """Where it was begun last; None where that is not known."""
+    def folder_of(self, job: str) -> Path | None:
+        """Return the folder in which a job was started last, or None where none is recorded."""
         try:
-            said = json.loads((self.folder / f"{job}.json").read_text(encoding="utf-8"))["folder"]
-            return Path(os.path.normpath(self.folder / said))
+            folder = json.loads((self.folder / f"{job}.json").read_text(encoding="utf-8"))["folder"]
+            return Path(os.path.normpath(self.folder / folder))
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    def note(self, job: str, folder: Path) -> None:
-        """It is begun in `folder`.  Raises: OSError."""
-        where = os.path.relpath(folder, self.folder)  # so that all can be moved together
-        write_text(self.folder / f"{job}.json", json.dumps({"folder": where}) + "\n")
+    def record(self, job: str, folder: Path) -> None:
+        """Record that a job is started in `folder`.
+
+        Raises: OSError.
+        """
+        relative = os.path.relpath(folder, self.folder)  # cache and runs can be moved together
+        write_text(self.folder / f"{job}.json", json.dumps({"folder": relative}) + "\n")
 
 
-def _locked(path: Path, waits: Callable[[], None]) -> IO[str]:
-    """The file at `path`, open and locked; who lets go of it removes it, so that none is left behind."""
+def _open_locked(path: Path, on_wait: Callable[[], None]) -> IO[str]:
+    """Open the file at `path` and lock it.
+
+    The holder of a lock removes the file before it releases the lock, so a lock counts only if the file that
+    was locked is still the one at `path`.
+    """
     import fcntl
 
-    asked, tries = False, 0
+    waiting = False
+    tries = 0
     while True:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             file = open(path, "a", encoding="utf-8")
-        except (FileNotFoundError, FileExistsError):  # the folder was removed that very moment
-            if (tries := tries + 1) > TRIES:
+        except (FileNotFoundError, FileExistsError):  # another process has just removed the folder
+            tries += 1
+            if tries > MAX_TRIES:
                 raise
             continue
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _same(file, path):
+            if _is_same_file(file, path):
                 return file
         except BlockingIOError:
-            if not asked:
-                waits()
-            asked = True
-            time.sleep(PAUSE)
-        except OSError as error:  # a file system that has no locks
+            if not waiting:
+                on_wait()
+            waiting = True
+            time.sleep(RETRY_SECONDS)
+        except OSError as error:
             warnings.warn(
-                f"{path.parent}: no locks there ({error.strerror}); jobs may be run twice", stacklevel=3
+                f"{path.parent}: the file system has no locks ({error.strerror}); a job may be run twice",
+                stacklevel=3,
             )
             return file
         file.close()
 
 
-def _same(file: IO[str], path: Path) -> bool:
-    """Whether an open file is still the one at a path."""
+def _is_same_file(file: IO[str], path: Path) -> bool:
+    """Return whether an open file is still the one at `path`."""
     with suppress(OSError):
         return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
     return False
 
 
-def read_card(folder: Path) -> dict[str, Any]:
-    """What the card in a job's folder says; {} where there is none that can be read."""
+def read_job_record(folder: Path) -> dict[str, Any]:
+    """Return the contents of job.json in a job's folder, or {} where there is none that can be read."""
     try:
-        said = json.loads((folder / CARD).read_text(encoding="utf-8"))
-        return said if isinstance(said, dict) else {}
+        record = json.loads((folder / JOB_FILE).read_text(encoding="utf-8"))
+        return record if isinstance(record, dict) else {}
     except (OSError, ValueError):
         return {}
 
 
-def result_of(folder: Path | None, job: str) -> dict[str, Any] | None:
-    """What a job's metrics.json holds, if it is finished in `folder`; None else."""
-    if folder is None or read_card(folder).get("id") != job:
+def read_job_result(folder: Path | None, job: str) -> dict[str, Any] | None:
+    """Return the contents of metrics.json if the job is finished in `folder`, otherwise None."""
+    if folder is None or read_job_record(folder).get("id") != job:
         return None
     try:
         result = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Where the jobs of a sweep run: which package each choice needs, its share of the processors, and Ray."""
+"""The launchers of a sweep: the packages that they need, the threads of each job, and a launcher for Ray."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from hydra.types import HydraContext, TaskFunction
 from hydra.utils import instantiate
 from omegaconf import DictConfig, open_dict
 
-from splatexp.config.schema import Refused
-from splatexp.system.cgroups import processors
+from splatexp.config.schema import ConfigError
+from splatexp.system.linux_memory import cpu_count
 
-NEEDS = {  # choice -> extra, and the module that it installs
+REQUIREMENTS = {  # choice -> (extra of this package, module that it installs)
     "hydra/launcher=joblib": ("joblib", "hydra_plugins.hydra_joblib_launcher"),
     "hydra/launcher=submitit_local": ("submitit", "hydra_plugins.hydra_submitit_launcher"),
     "hydra/launcher=submitit_slurm": ("submitit", "hydra_plugins.hydra_submitit_launcher"),
@@ -31,101 +31,118 @@ NEEDS = {  # choice -> extra, and the module that it installs
 }
 
 
-def check_installed(words: Sequence[str]) -> None:
-    """Refuse a launcher or sweeper whose package is missing, with what installs it.  Raises: Refused."""
-    for word in set(words) & set(NEEDS):
-        extra, module = NEEDS[word]
+def check_installed(overrides: Sequence[str]) -> None:
+    """Check that the launcher and the sweeper that are chosen are installed.
+
+    Raises: ConfigError with the command that installs what is missing.
+    """
+    for choice in set(overrides) & set(REQUIREMENTS):
+        extra, module = REQUIREMENTS[choice]
         try:
             spec = find_spec(module)
-            there = spec is not None and spec.origin is not None  # a bare folder of that name is none
-        except ModuleNotFoundError:  # not even the package around it
-            there = False
-        if not there:
-            raise Refused(f"{word}: not installed; pip install 'splatexp[{extra}]'")
+            installed = spec is not None and spec.origin is not None  # a folder of that name has no origin
+        except ModuleNotFoundError:  # the parent package is missing
+            installed = False
+        if not installed:
+            raise ConfigError(f"{choice}: not installed; pip install 'splatexp[{extra}]'")
 
 
-def share(launcher: Mapping[str, Any], at_once: int) -> int:
-    """Threads of one job among those that a launcher has run at once; 0: all that its process may use."""
+def threads_per_job(launcher: Mapping[str, Any], max_parallel: int) -> int:
+    """Return the number of threads of a job; 0 for all that its process may use.
+
+    launcher: the settings of the launcher. max_parallel: the largest number of jobs that run at once.
+    """
     kind = launcher["_target_"].rpartition(".")[2]
     if kind == "JoblibLauncher":
         jobs = launcher["n_jobs"] or 1
-        jobs = jobs if jobs > 0 else max(1, processors() + 1 + jobs)
-        return max(1, processors() // min(jobs, at_once))
+        jobs = jobs if jobs > 0 else max(1, cpu_count() + 1 + jobs)
+        return max(1, cpu_count() // min(jobs, max_parallel))
     if kind == "LocalLauncher":
-        return launcher["cpus_per_task"] or max(1, processors() // at_once)
+        return launcher["cpus_per_task"] or max(1, cpu_count() // max_parallel)
     if kind == "SlurmLauncher":
         return launcher["cpus_per_task"] or int(os.environ.get("SLURM_CPUS_PER_TASK", 0))
-    return max(1, int(launcher["num_cpus"])) if kind == "Ray" else 0
+    return max(1, int(launcher["num_cpus"])) if kind == "RayLauncher" else 0
 
 
 @dataclass
 class RayConf:
-    """The keys of hydra.launcher with hydra/launcher=ray."""
+    """The settings of hydra.launcher with hydra/launcher=ray."""
 
-    _target_: str = "splatexp.sweep.launchers.Ray"
-    address: str | None = None  # of a cluster; none: one is started here, for as long as the sweep lasts
-    num_cpus: float = 1  # of each job
-    num_gpus: float = 0
+    _target_: str = "splatexp.sweep.launchers.RayLauncher"
+    address: str | None = None  # of a Ray cluster; null starts one on this machine for the time of the sweep
+    num_cpus: float = 1  # per job
+    num_gpus: float = 0  # per job
 
 
-class Ray(Launcher):
-    """Each job is a task of Ray's."""
+class RayLauncher(Launcher):
+    """A launcher that runs each job as a Ray task."""
 
     def __init__(self, address: str | None, num_cpus: float, num_gpus: float):
-        self.address, self.resources = address, {"num_cpus": num_cpus, "num_gpus": num_gpus}
+        self.address = address
+        self.resources = {"num_cpus": num_cpus, "num_gpus": num_gpus}
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Keep what a job needs."""
-        self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
+        self.hydra_context = hydra_context
+        self.task_function = task_function
+        self.config = config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run jobs and wait for all.  Raises: what the first of those raised whose process was lost."""
-        os.environ.setdefault("RAY_DEDUP_LOGS", "0")  # lines of two jobs may be alike
+        """Run jobs and wait for all of them.
+
+        Raises: the error of the first job whose process was lost.
+        """
+        os.environ.setdefault("RAY_DEDUP_LOGS", "0")  # two jobs may well print the same line
         import ray  # type: ignore[import-not-found]
 
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         Path(self.config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
         if not ray.is_initialized():
-            here: dict[str, Any] = {} if self.address else {"include_dashboard": False}
-            ray.init(address=self.address, logging_level=logging.WARNING, **here)
+            local: dict[str, Any] = {} if self.address else {"include_dashboard": False}
+            ray.init(address=self.address, logging_level=logging.WARNING, **local)
         logging.getLogger(__name__).info(f"Ray runs {len(job_overrides)} jobs")
-        run = ray.remote(max_retries=0, **self.resources)(_run)
-        context, state = ray.put((self.hydra_context, self.task_function, self.config)), Singleton.get_state()
-        started = []
-        for number, words in enumerate(job_overrides, initial_job_idx):
-            logging.getLogger("hydra").info(f"\t#{number} : {' '.join(filter_overrides(words))}")
-            started.append(run.remote(context, state, list(words), number))
-        returned, lost = [], []
-        for job in started:
+        remote = ray.remote(max_retries=0, **self.resources)(_run_in_ray)
+        context = ray.put((self.hydra_context, self.task_function, self.config))
+        state = Singleton.get_state()
+        tasks = []
+        for number, overrides in enumerate(job_overrides, initial_job_idx):
+            logging.getLogger("hydra").info(f"\t#{number} : {' '.join(filter_overrides(overrides))}")
+            tasks.append(remote.remote(context, state, list(overrides), number))
+        returned = []
+        errors = []
+        for task in tasks:
             try:
-                returned.append(ray.get(job))
+                returned.append(ray.get(task))
             except ray.exceptions.RayError as error:
-                lost.append(error)
-        if lost:
-            raise lost[0]
+                errors.append(error)
+        if errors:
+            raise errors[0]
         return returned
 
 
-def _run(context: Any, state: Any, words: list[str], number: int) -> JobReturn:
-    """A job in a process of Ray's."""
+def _run_in_ray(context: Any, state: Any, overrides: list[str], number: int) -> JobReturn:
+    """Run a job in a process of Ray."""
     hydra_context, task_function, config = context
     setup_globals()
     Singleton.set_state(state)
-    cfg = hydra_context.config_loader.load_sweep_config(config, words)
+    cfg = hydra_context.config_loader.load_sweep_config(config, overrides)
     with open_dict(cfg):
-        cfg.hydra.job.id = cfg.hydra.job.num = number
-    places = ("hydra.sweep.dir", "hydra.sweep.subdir")
-    return run_job(task_function, cfg, *places, hydra_context)
+        cfg.hydra.job.id = number
+        cfg.hydra.job.num = number
+    return run_job(task_function, cfg, "hydra.sweep.dir", "hydra.sweep.subdir", hydra_context)
 
 
 def register() -> None:
-    """Tell Hydra of the choice."""
+    """Register hydra/launcher=ray with Hydra."""
     ConfigStore.instance().store(group="hydra/launcher", name="ray", node=RayConf, provider="splatexp")
 
 
-def launcher_of(cfg: DictConfig, context: HydraContext, task: TaskFunction) -> Launcher:
-    """What `hydra/launcher` chose; Hydra itself takes none from outside its own packages."""
+def make_launcher(cfg: DictConfig, context: HydraContext, task: TaskFunction) -> Launcher:
+    """Return the launcher that `hydra/launcher` chooses.
+
+    Hydra's own function builds no launcher from outside its plugin packages, so that of Ray is built here.
+    """
     if cfg.hydra.launcher._target_ != RayConf._target_:
         return Plugins.instance().instantiate_launcher(context, task, cfg)
     launcher = instantiate(cfg.hydra.launcher)

@@ -1,4 +1,4 @@
-"""Where the numbers of a run go while it runs: any number of trackers, none of which can fail it."""
+"""Trackers: destinations of the numbers that a run logs. An error in a tracker never ends the run."""
 
 from splatexp.tracking.console import Console
 from splatexp.tracking.csv_table import Csv

@@ -1,4 +1,4 @@
-"""What a person at the screen wants to know."""
+"""The tracker `console`: progress on the terminal."""
 
 import time
 from dataclasses import dataclass
@@ -6,39 +6,41 @@ from dataclasses import dataclass
 from splatexp.settings.checks import check_range
 from splatexp.tracking.tracker import Scalars, Session, Tracker
 
-SHOWN = ("loss", "psnr", "ssim", "num_gaussians", "steps_per_second")  # and test_*; the rest is for tables
+# the numbers of a printed line, besides the held-out metrics
+PRINTED = ("train/loss", "train/psnr", "train/ssim", "num_gaussians", "steps_per_second")
 
 
 @dataclass
 class Console(Tracker):
-    """The progress bar; where the output is no terminal, a line now and then in its place."""
+    """A progress bar, or a line from time to time where the output is not a terminal."""
 
-    seconds: float = 10.0  # at least so many between two lines
+    interval_seconds: float = 10.0  # least time between two lines
 
     def __post_init__(self) -> None:
-        check_range("tracker.console.seconds", self.seconds, 0)
+        check_range("tracker.console.interval_seconds", self.interval_seconds, 0)
 
     def start(self, session: Session) -> None:
-        """Say where the run lies."""
-        from rich.console import Console as Screen
+        """Print the folder of the run."""
+        from rich.console import Console as RichConsole
 
-        self._screen = Screen(stderr=True)
-        self._steps, self._next = session.steps, 0.0
+        self._console = RichConsole(stderr=True)
+        self._steps = session.steps
+        self._next_line = 0.0  # time from which on a line may be printed
         resumed = f"  from step {session.start}" if session.start else ""
-        self._screen.out(f"{session.folder}{resumed}", highlight=False)
+        self._console.out(f"{session.folder}{resumed}", highlight=False)
 
     def log(self, step: int, scalars: Scalars) -> None:
-        """A line, if it is time; held-out values are rare and always shown."""
-        tests = [name for name in scalars if name.startswith("test_")]
-        names = [name for name in SHOWN if name in scalars] + tests
-        last = step + 1 >= self._steps
-        early = time.monotonic() < self._next and not (last or tests)
-        if self._screen.is_terminal or early or not names:
+        """Print a line, if it is time; held-out metrics are rare and are always printed."""
+        held_out = [name for name in scalars if name.startswith("eval/")]
+        names = [name for name in PRINTED if name in scalars] + held_out
+        is_last = step + 1 >= self._steps
+        is_early = time.monotonic() < self._next_line and not (is_last or held_out)
+        if self._console.is_terminal or is_early or not names:
             return
-        self._next = time.monotonic() + self.seconds
-        numbers = "  ".join(f"{name} {_short(scalars[name])}" for name in names)
-        self._screen.out(f"{step + 1}/{self._steps}  {numbers}", highlight=False)
+        self._next_line = time.monotonic() + self.interval_seconds
+        numbers = "  ".join(f"{name} {_format_number(scalars[name])}" for name in names)
+        self._console.out(f"{step + 1}/{self._steps}  {numbers}", highlight=False)
 
 
-def _short(value: float) -> str:
+def _format_number(value: float) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.5g}"

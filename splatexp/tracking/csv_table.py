@@ -1,42 +1,43 @@
-"""CSV files that grow with a run, and that a run which was killed can take up again."""
+"""The tracker `csv`: CSV files that a resumed run continues, also after it was killed."""
 
 from __future__ import annotations
 
 import csv
 import os
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from splatexp.io.append import Growing
-from splatexp.io.atomic import replaced
+from splatexp.io.append import AppendFile
+from splatexp.io.atomic import atomic_write
+from splatexp.settings.renames import new_column
 from splatexp.tracking.tracker import Rows, Scalars, Session, Tracker
 
-PLAIN = {int, float, type(None)}  # what is written as it is
+PLAIN_TYPES = {int, float, type(None)}  # types whose values csv writes as they are
 
 
 @dataclass
 class Csv(Tracker):
-    """metrics.csv: a row for each logged step; what comes late widens the table or completes its last row.
+    """The file metrics.csv, with a row for each logged step, and a file for each table, such as per_view.csv.
 
-    A table of several rows gets a file of its own, such as per_view.csv.
+    A name that is logged for the first time adds a column; numbers of the last step complete its row.
     """
 
     def start(self, session: Session) -> None:
-        """A table with the rows that still hold: none, but in a resumed run."""
+        """Open metrics.csv; a resumed run keeps the rows before its first step."""
         self._session = session
-        self._metrics = Table(session.folder / "metrics.csv", session.start)
+        self._metrics = Table(session.folder / "metrics.csv", session.start, new_column)
         self._tables: dict[str, Table] = {}
 
     def log(self, step: int, scalars: Scalars) -> None:
-        """A row."""
+        """Write a row, or complete the last one."""
         self._metrics.add({"step": step, **scalars}, complete=True)
 
-    def table(self, step: int, name: str, rows: Rows) -> None:
-        """A row for each, with the step in front."""
+    def log_table(self, step: int, name: str, rows: Rows) -> None:
+        """Write each row to the file of the table, with the step in front."""
         if name not in self._tables:
             path = self._session.folder / f"{name}.csv"
             self._tables[name] = Table(path, min(step, self._session.start))
@@ -44,7 +45,7 @@ class Csv(Tracker):
             self._tables[name].add({"step": step, **row})
 
     def finish(self, exit_code: int) -> None:
-        """Every row is on disk already."""
+        """Close the files; every row is on disk already."""
         for table in (self._metrics, *self._tables.values()):
             table.close()
 
@@ -52,48 +53,58 @@ class Csv(Tracker):
 class Table:
     """A CSV file whose first column is the step.
 
-    A row is one write, so that whatever ends the process tears the last line at most. All else replaces
-    the file as a whole: it is read back then, as rows are not kept in memory.
+    A row is appended in one write, so whatever ends the process, only the last line can be incomplete. A new
+    column or a completed row replaces the whole file, which is read back then: rows are not kept in memory.
+
+    Args:
+        start: a first step; rows before it that an earlier session has written are kept.
+        new_name: returns what a column of an earlier version is called now.
     """
 
-    def __init__(self, path: Path, start: int = 0):
-        self._path, self._last = path, dict[str, Any]()
-        rows = _read(path, start) if start else []
-        self._names = {"step": None}  # a set that keeps its order
-        if rows:  # without the columns that only void rows had
+    def __init__(self, path: Path, start: int = 0, new_name: Callable[[str], str] = str):
+        self._path = path
+        self._last: dict[str, Any] = {}  # the last row
+        self._names: dict[str, None] = {"step": None}  # the columns, as a set that keeps its order
+        rows = _read_rows(path, start, new_name) if start else []
+        if rows:  # a column that has values only in dropped rows goes
             self._names = {name: None for name in rows[0] if any(row[name] for row in rows)}
             self._last = rows[-1]
-        self._replace([_line(self._names), *(_line([row[name] for name in self._names]) for row in rows)])
+        lines = [_format_line([row[name] for name in self._names]) for row in rows]
+        self._replace([_format_line(self._names), *lines])
 
     def add(self, row: Mapping[str, Any], complete: bool = False) -> None:
-        """Write a row down; `complete`: if it has the step of the last row, as a part of that one.
+        """Write a row.
 
+        complete: add the values to the last row, if that is of the same step.
         Raises: OSError.
         """
-        again = complete and str(self._last.get("step")) == str(row["step"])
-        self._last = {**self._last, **row} if again else dict(row)
-        late = [name for name in row if name not in self._names]
-        self._names |= dict.fromkeys(late)
-        line = _line([self._last.get(name) for name in self._names])
-        if not late and not again:
-            return self._end.add(line.encode())
+        same_step = complete and str(self._last.get("step")) == str(row["step"])
+        self._last = {**self._last, **row} if same_step else dict(row)
+        new_names = [name for name in row if name not in self._names]
+        self._names |= dict.fromkeys(new_names)
+        line = _format_line([self._last.get(name) for name in self._names])
+        if not new_names and not same_step:
+            return self._end.append(line.encode())
         lines = self._path.read_text(encoding="utf-8").split("\n")[1:-1]
-        kept = [text + "," * len(late) + "\n" for text in (lines[:-1] if again else lines)]
+        kept = [text + "," * len(new_names) + "\n" for text in (lines[:-1] if same_step else lines)]
         self._end.close()
-        self._replace([_line(self._names), *kept, line])
+        self._replace([_format_line(self._names), *kept, line])
 
     def close(self) -> None:
-        """No more rows."""
+        """Close the file."""
         self._end.close()
 
     def _replace(self, lines: list[str]) -> None:
-        with replaced(self._path) as temp, open(temp, "w", encoding="utf-8", newline="") as file:
+        """Replace the whole file, and open it for appending."""
+        with atomic_write(self._path) as temp, open(temp, "w", encoding="utf-8", newline="") as file:
             file.writelines(lines)
-        self._end = Growing(self._path)
+        self._end = AppendFile(self._path)
 
 
-def _read(path: Path, stop: int) -> list[dict[str, str]]:
-    """The rows of steps before `stop` that are whole; of a file that is no such table none, and it is kept.
+def _read_rows(path: Path, stop: int, new_name: Callable[[str], str]) -> list[dict[str, str]]:
+    """Return the complete rows of steps before `stop`.
+
+    A file that is not such a table is moved aside with a warning.
 
     Raises: OSError.
     """
@@ -101,35 +112,34 @@ def _read(path: Path, stop: int) -> list[dict[str, str]]:
         text = path.read_text(encoding="utf-8", errors="surrogateescape")
     except FileNotFoundError:
         return []
-    lines = [_cells(line) for line in text.split("\n")[:-1]]  # the end of the last one may be torn off
-    names = lines[0] if lines else []
+    lines = [_parse_line(line) for line in text.split("\n")[:-1]]  # the end of the last one may be missing
+    names = [new_name(name) for name in lines[0]] if lines else []
     if names[:1] != ["step"] or len({*names}) < len(names):
         if text.strip():
-            aside = path.with_suffix(f".damaged{path.suffix}")
-            os.replace(path, aside)
-            warnings.warn(
-                f"{path.name} cannot be read and is begun anew; it is now {aside.name}", stacklevel=2
-            )
+            damaged = path.with_suffix(f".damaged{path.suffix}")
+            os.replace(path, damaged)
+            warnings.warn(f"{path.name} cannot be read; it was renamed to {damaged.name}", stacklevel=2)
         return []
-    whole = [cells for cells in lines[1:] if len(cells) == len(names) and cells[0].isdecimal()]
-    return [dict(zip(names, cells, strict=True)) for cells in whole if int(cells[0]) < stop]
+    complete = [cells for cells in lines[1:] if len(cells) == len(names) and cells[0].isdecimal()]
+    return [dict(zip(names, cells, strict=True)) for cells in complete if int(cells[0]) < stop]
 
 
-def _cells(line: str) -> list[str]:
-    """A line apart; [] for one that no table holds, such as zeros after a power failure."""
+def _parse_line(line: str) -> list[str]:
+    """Return the cells of a line; [] for one that is not text, such as zeros after a power failure."""
     try:
         return next(csv.reader([line], strict=True)) if line.isprintable() else []
     except (csv.Error, StopIteration):
         return []
 
 
-def _line(cells: Iterable[Any]) -> str:
-    """Values as a line, with its end; None is an empty cell."""
+def _format_line(cells: Iterable[Any]) -> str:
+    """Return values as a line of CSV with its line feed; None is an empty cell."""
     file = StringIO()
-    csv.writer(file, lineterminator="\n").writerow([c if type(c) in PLAIN else _plain(c) for c in cells])
+    values = [cell if type(cell) in PLAIN_TYPES else _plain(cell) for cell in cells]
+    csv.writer(file, lineterminator="\n").writerow(values)
     return file.getvalue()
 
 
 def _plain(value: Any) -> Any:
-    """A value that is written as it reads, in one line."""
+    """Return a number of numpy or torch as a Python number, and anything else as text in one line."""
     return value.item() if hasattr(value, "item") else str(value).replace("\n", " ")

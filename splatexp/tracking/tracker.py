@@ -1,4 +1,4 @@
-"""What a tracker is told of a run, and many trackers as one that cannot fail it."""
+"""The interface of trackers, and a group of trackers whose errors do not end a run."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from splatexp.settings.messages import first_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,81 +19,87 @@ Rows = Sequence[Mapping[str, Any]]
 
 @dataclass(kw_only=True)
 class Session:
-    """One stretch of a run, from its beginning or from a checkpoint to its end or an interruption."""
+    """One session of a run: from its start or a checkpoint to its end or an interruption."""
 
-    id: str  # 16 hexadecimal digits: the run's own, the same in all its sessions
+    id: str  # identity of the run, 16 hex digits, the same in all its sessions
     folder: Path
     config: dict[str, Any]  # resolved, plain values
     steps: int
-    start: int = 0  # the first step; rows of steps from here on that an earlier session wrote are void
-    facts: dict[str, Any] = field(default_factory=dict)  # of code, data and machine
+    start: int = 0  # first step; what earlier sessions logged of this and later steps is void
+    provenance: dict[str, Any] = field(default_factory=dict)  # versions and hashes of code, data and machine
 
 
 class Tracker:
-    """A place for what a run has to say; each method that is not overridden ignores it.
+    """A destination of what a run logs. A method that a subclass does not override ignores its arguments.
 
-    Called in the order start, any number of log, image, table and file, finish.
+    A run calls `start`, then `log`, `log_image`, `log_table` and `log_file` any number of times, and then
+    `finish`.
     """
 
     def start(self, session: Session) -> None:
-        """A run begins, or goes on."""
+        """Start or resume a run."""
 
     def log(self, step: int, scalars: Scalars) -> None:
-        """Numbers of a step (from 0), by name; of the same step there may be more than one call."""
+        """Log numbers of a step (from 0) by name; a step may have more than one call."""
 
-    def image(self, step: int, name: str, picture: np.ndarray) -> None:
-        """A picture, uint8 [H,W,3]."""
+    def log_image(self, step: int, name: str, image: np.ndarray) -> None:
+        """Log an image, uint8 [H,W,3]."""
 
-    def table(self, step: int, name: str, rows: Rows) -> None:
-        """Rows of named values, such as the metrics of each view."""
+    def log_table(self, step: int, name: str, rows: Rows) -> None:
+        """Log rows of named values, such as the metrics of each view."""
 
-    def file(self, path: Path) -> None:
-        """A result on disk, such as the model; it stays as it is."""
+    def log_file(self, path: Path) -> None:
+        """Log a file, such as the model, which is not changed afterwards."""
 
     def finish(self, exit_code: int) -> None:
-        """The session is over; 0: all went well, 1: an error, 128 + n: stopped by signal n."""
+        """Finish the session.
+
+        exit_code: 0 for success, 1 for an error, 128 + n for a stop by signal n.
+        """
 
 
 class Trackers(Tracker):
-    """Trackers as one that never raises: one that does is dropped with a warning, and the run goes on."""
+    """A group of trackers that never raises: a tracker that fails is removed with a warning."""
 
     def __init__(self, trackers: Mapping[str, Tracker]):
-        self.live = dict(trackers)
+        self.active = dict(trackers)
 
     def start(self, session: Session) -> None:
-        """As `Tracker.start`."""
-        self._tell("start", session)
+        """See `Tracker.start`."""
+        self._call("start", session)
 
     def log(self, step: int, scalars: Scalars) -> None:
-        """As `Tracker.log`."""
-        self._tell("log", step, scalars)
+        """See `Tracker.log`."""
+        self._call("log", step, scalars)
 
-    def image(self, step: int, name: str, picture: np.ndarray) -> None:
-        """As `Tracker.image`."""
-        self._tell("image", step, name, picture)
+    def log_image(self, step: int, name: str, image: np.ndarray) -> None:
+        """See `Tracker.log_image`."""
+        self._call("log_image", step, name, image)
 
-    def table(self, step: int, name: str, rows: Rows) -> None:
-        """As `Tracker.table`."""
-        self._tell("table", step, name, rows)
+    def log_table(self, step: int, name: str, rows: Rows) -> None:
+        """See `Tracker.log_table`."""
+        self._call("log_table", step, name, rows)
 
-    def file(self, path: Path) -> None:
-        """As `Tracker.file`."""
-        self._tell("file", path)
+    def log_file(self, path: Path) -> None:
+        """See `Tracker.log_file`."""
+        self._call("log_file", path)
 
     def finish(self, exit_code: int) -> None:
-        """As `Tracker.finish`."""
-        self._tell("finish", exit_code)
+        """See `Tracker.finish`."""
+        self._call("finish", exit_code)
 
-    def _tell(self, what: str, *values: Any) -> None:
-        for name, tracker in list(self.live.items()):
+    def _call(self, method: str, *values: Any) -> None:
+        for name, tracker in list(self.active.items()):
             try:
-                getattr(tracker, what)(*values)
-            except Exception as error:  # an interruption is none
-                del self.live[name]
-                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-                warnings.warn(f"tracker {name} is dropped, the run goes on: {reason}", stacklevel=3)
+                getattr(tracker, method)(*values)
+            except Exception as error:  # KeyboardInterrupt is no Exception
+                del self.active[name]
+                warnings.warn(
+                    f"tracker {name} failed and is removed, the run continues: {first_line(error)}",
+                    stacklevel=3,
+                )
 
 
 def columns(rows: Rows) -> list[str]:
-    """Every name in the rows, in the order in which they come."""
+    """Return all names in the rows, in the order of their first occurrence."""
     return list(dict.fromkeys(name for row in rows for name in row))

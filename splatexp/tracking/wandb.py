@@ -1,4 +1,4 @@
-"""Weights & Biases: all of a run, online or in files that can be sent later."""
+"""The tracker `wandb`: Weights & Biases, online or in local files that can be uploaded later."""
 
 from __future__ import annotations
 
@@ -14,78 +14,81 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 
 from splatexp.settings.checks import check_choice
+from splatexp.settings.messages import first_line
 from splatexp.tracking.tracker import Rows, Scalars, Session, Tracker, columns
 
 if TYPE_CHECKING:
     import numpy as np
 
-WAITS = {"init_timeout": 20, "finish_timeout": 300, "x_transaction_log_flush_interval": 1}  # seconds
+TIMEOUTS = {"init_timeout": 20, "finish_timeout": 300, "x_transaction_log_flush_interval": 1}  # seconds
 
 
 @dataclass
 class WandB(Tracker):
-    """Weights & Biases: online for who is logged in, else offline in wandb/ (`wandb sync` sends it later).
+    """Weights & Biases: online for users who are logged in, otherwise offline in wandb/ in the run's folder.
 
-    mode: auto, online, offline. The environment variable WANDB_MODE wins over it.
+    `wandb sync` uploads an offline run later.
     """
 
     project: str = "splatexp"
-    entity: str = ""  # "": that of who is logged in
-    name: str = ""  # "": wandb makes one up
+    entity: str = ""  # user or team; "" is the user who is logged in
+    name: str = ""  # of the run; "" lets wandb choose one
     group: str = ""
     job_type: str = ""
     tags: list[str] | None = None
-    mode: str = "auto"
+    mode: str = "auto"  # auto, online or offline; the environment variable WANDB_MODE overrides it
 
     def __post_init__(self) -> None:
         check_choice("tracker.wandb.mode", self.mode, ("auto", "online", "offline"))
 
     def start(self, session: Session) -> None:
-        """Begin the run, or go on with it, also where a sweep has begun others in this process."""
+        """Start or resume the run, also in a process in which a sweep has started others."""
         mode: Any = os.environ.get("WANDB_MODE") or self.mode
         if mode == "auto":
-            mode = "online" if _logged_in() else "offline"
+            mode = "online" if logged_in() else "offline"
         self._session = session
         with self._staged():
             try:
                 self._run = self._begin(mode)
-            except Exception as error:  # such as no network: what is written offline can be sent later
+            except Exception as error:  # such as no network
                 if mode == "offline":
                     raise
                 import wandb
 
-                wandb.teardown()  # or the attempt would keep the id in use
+                wandb.teardown()  # the failed attempt would keep the id in use
                 self._run = self._begin("offline")
-                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-                warnings.warn(f"wandb is offline, `wandb sync` can send the run: {reason}", stacklevel=2)
+                warnings.warn(
+                    f"wandb is offline, `wandb sync` can upload the run later: {first_line(error)}",
+                    stacklevel=2,
+                )
         self._run.define_metric("*", step_metric="step")
-        self._next = self._run.step
+        self._next_step = self._run.step  # in wandb's own count
 
     def log(self, step: int, scalars: Scalars) -> None:
-        """A point on each curve.
+        """Add a point to each curve.
 
-        wandb drops what comes with a step before that of the last row, as after a resumption, and merges
-        what comes with the same. So its own count only follows the step, and the step is a column.
+        wandb drops rows with a step before the last one, as a resumed run logs them, and merges rows with the
+        same step. So wandb's own count of steps only increases, and the true step is a column.
         """
-        self._next = max(step, self._next) + 1
-        self._run.log({"step": step, **scalars}, step=self._next - 1, commit=True)
+        self._next_step = max(step, self._next_step) + 1
+        self._run.log({"step": step, **scalars}, step=self._next_step - 1, commit=True)
 
-    def image(self, step: int, name: str, picture: np.ndarray) -> None:
-        """A picture."""
+    def log_image(self, step: int, name: str, image: np.ndarray) -> None:
+        """Log an image."""
         import wandb
 
-        self._log_media(step, {name: wandb.Image(picture)})
+        self._log_media(step, {name: wandb.Image(image)})
 
-    def table(self, step: int, name: str, rows: Rows) -> None:
-        """A table."""
+    def log_table(self, step: int, name: str, rows: Rows) -> None:
+        """Log a table."""
         import wandb
 
         names: Any = columns(rows)
         data = [[row.get(column) for column in names] for row in rows]
         self._log_media(step, {name: wandb.Table(names, data, allow_mixed_types=True)})
 
-    def file(self, path: Path) -> None:
-        """An artifact that is read where it lies."""
+    def log_file(self, path: Path) -> None:
+        """Log a file as an artifact; wandb reads it where it lies and makes no copy."""
         import wandb
 
         path = Path(path).absolute()
@@ -96,25 +99,36 @@ class WandB(Tracker):
             self._run.log_artifact(artifact)
 
     def finish(self, exit_code: int) -> None:
-        """Close the run."""
+        """Finish the run."""
         self._run.finish(exit_code=exit_code)
 
     def _begin(self, mode: Any) -> Any:
-        if mode == "offline":  # and nothing is sent at all: wandb would report on itself
+        if mode == "offline":  # wandb would send reports of its own errors
             os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         import wandb
 
-        waits: Any = {name: value for name, value in WAITS.items() if name in wandb.Settings.model_fields}
-        quiet = wandb.Settings(silent=True, console="off", **waits)
-        wandb.setup(quiet)  # or it would say where it found a key
+        timeouts: Any = {
+            name: value for name, value in TIMEOUTS.items() if name in wandb.Settings.model_fields
+        }
+        quiet = wandb.Settings(silent=True, console="off", **timeouts)
+        wandb.setup(quiet)  # otherwise wandb prints where it has found an API key
         session = self._session
-        config = {**session.config, "provenance": session.facts}
+        config = {**session.config, "provenance": session.provenance}
         return wandb.init(
-            mode=mode, project=self.project, entity=self.entity or None, name=self.name or None,
-            group=self.group or None, job_type=self.job_type or None, tags=self.tags,
-            id=session.id, resume="allow", reinit="create_new",
-            config=config, dir=str(session.folder.absolute()), settings=quiet,
-        )  # fmt: skip
+            mode=mode,
+            project=self.project,
+            entity=self.entity or None,
+            name=self.name or None,
+            group=self.group or None,
+            job_type=self.job_type or None,
+            tags=self.tags,
+            id=session.id,
+            resume="allow",
+            reinit="create_new",
+            config=config,
+            dir=str(session.folder.absolute()),
+            settings=quiet,
+        )
 
     def _log_media(self, step: int, media: dict[str, Any]) -> None:
         with self._staged():
@@ -122,23 +136,23 @@ class WandB(Tracker):
 
     @contextmanager
     def _staged(self) -> Iterator[None]:
-        """Let wandb stage files, and its process write its log, in the run's folder, not in the user's home.
+        """Let wandb stage files and write its logs in the run's folder, not in the user's home.
 
-        It asks the environment where; what is set there already stays.
+        wandb reads the folders from environment variables; those that the user has set are kept.
         """
         folder = self._session.folder.absolute()
-        own = {"WANDB_DATA_DIR": str(folder / "wandb"), "WANDB_CACHE_DIR": str(folder)}
-        own = {name: place for name, place in own.items() if name not in os.environ}
-        os.environ.update(own)
+        variables = {"WANDB_DATA_DIR": str(folder / "wandb"), "WANDB_CACHE_DIR": str(folder)}
+        variables = {name: value for name, value in variables.items() if name not in os.environ}
+        os.environ.update(variables)
         try:
             yield
         finally:
-            for name in own:
+            for name in variables:
                 os.environ.pop(name, None)
 
 
-def _logged_in() -> bool:
-    """Whether wandb would find a key where `wandb login` puts it."""
+def logged_in() -> bool:
+    """Return whether wandb finds an API key in the environment or where `wandb login` stores it."""
     if os.environ.get("WANDB_API_KEY"):
         return True
     host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""

@@ -1,4 +1,7 @@
-"""The page in the browser that shows a run: its settings; all else is imported where a run is serve_viewer."""
+"""The viewer: a web page that shows a run while it trains, and a finished run afterwards.
+
+This package imports the settings alone; a run imports the rest when it is watched.
+"""
 
 from splatexp.viewer.settings import StepCallback, ViewerSettings
 

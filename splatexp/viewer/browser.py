@@ -1,4 +1,4 @@
-"""What a browser gets to draw itself: Gaussians, and photographs on the frusta of their cameras."""
+"""The data that a browser renders itself: Gaussians, and photographs on the frusta of their cameras."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from splatexp.gaussians.geometry import rotations
+from splatexp.gaussians.geometry import quats_to_rotations
 from splatexp.io.ply import SH_C0
-from splatexp.viewer.render_modes import cropped
+from splatexp.viewer.render_modes import crop_to_box
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,32 +16,33 @@ if TYPE_CHECKING:
     from splatexp.data.scene import View
     from splatexp.gaussians.splats import Splats
 
-FAINT = 1 / 255  # opacity below which nothing is seen
-HALF = 6e4  # covariances travel in half precision
+MIN_OPACITY = 1 / 255  # a Gaussian below this opacity cannot be seen
+MAX_COVARIANCE = 6e4  # covariances are sent in half precision
 
 
-def gaussians(splats: Splats, box: tuple[np.ndarray, np.ndarray] | None) -> dict[str, np.ndarray]:
-    """Centers [N,3], covariances [N,3,3], rgbs [N,3], opacities [N,1] of those that can be seen.
+def gaussian_arrays(splats: Splats, box: tuple[np.ndarray, np.ndarray] | None) -> dict[str, np.ndarray]:
+    """Return centers [N,3], covariances [N,3,3], rgbs [N,3] and opacities [N,1] of the visible Gaussians.
 
-    Colours are those of the lowest SH band: the same from all sides.
+    Their colours are those of the lowest SH band, which are the same from all sides. Gaussians outside `box`,
+    (low [3], high [3]) in the world, are left out.
     """
     with torch.no_grad():
-        shown = splats if box is None else cropped(splats, *box)
-        scales, opacities = shown.drawn()
-        kept = opacities > FAINT
-        axes = rotations(shown.quats.detach()[kept]) * scales[kept][:, None]
+        shown = splats if box is None else crop_to_box(splats, *box)
+        scales, opacities = shown.render_params()
+        kept = opacities > MIN_OPACITY
+        axes = quats_to_rotations(shown.quats.detach()[kept]) * scales[kept][:, None]
         parts = {
             "centers": shown.means.detach()[kept],
-            "covariances": (axes @ axes.mT).clamp(-HALF, HALF),
+            "covariances": (axes @ axes.mT).clamp(-MAX_COVARIANCE, MAX_COVARIANCE),
             "rgbs": (0.5 + SH_C0 * shown.sh0.detach()[kept, 0]).clamp(0, 1),
             "opacities": opacities[kept][:, None].clamp(0, 1),
         }
     return {name: part.float().cpu().numpy() for name, part in parts.items()}
 
 
-def thumbnail(view: View, longest: int) -> np.ndarray:
-    """A photograph with sides of at most `longest` px: uint8 [h,w,3], by the mean of blocks of its pixels."""
-    factor = max(1, -(-max(view.camera.width, view.camera.height) // longest))
+def thumbnail(view: View, max_side: int) -> np.ndarray:
+    """Return a photograph, reduced to sides of at most `max_side` px by means of blocks: uint8 [h,w,3]."""
+    factor = max(1, -(-max(view.camera.width, view.camera.height) // max_side))
     factor = min(factor, view.camera.width, view.camera.height)
     height, width = view.camera.height // factor, view.camera.width // factor
     blocks = view.image.cpu()[: height * factor, : width * factor].float()

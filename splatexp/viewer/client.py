@@ -1,4 +1,4 @@
-"""One client of the page: its own part of the panel, and what it wants to see."""
+"""A client of the page: its own part of the control panel, and the view that it requests."""
 
 from __future__ import annotations
 
@@ -10,54 +10,68 @@ import numpy as np
 
 from splatexp.viewer.browser import thumbnail
 from splatexp.viewer.pose import Pose
-from splatexp.viewer.render_queue import Wish
+from splatexp.viewer.render_queue import ViewRequest
 
 if TYPE_CHECKING:
     from splatexp.data.scene import View
-    from splatexp.viewer.render_modes import Picture
-    from splatexp.viewer.session import Live
+    from splatexp.viewer.render_modes import RenderedView
+    from splatexp.viewer.session import ViewerSession
 
-HERE, BROWSER = "our rasterizer", "the browser"
-PHOTO = 400  # px, the photograph in the panel
-AWAY = 10.0  # of a frustum's size: a client that is farther from a hidden one sees it again
+RASTERIZER = "run's rasterizer"  # the choices of "Renderer"
+BROWSER = "browser"
+PHOTO_SIZE = 400  # px, longer side of the photograph in the panel
+UNHIDE_DISTANCE = (
+    10.0  # in frustum sizes: beyond it from a hidden frustum a client sees it again
+)
 
 
 class SharedPage(Protocol):
     """The part of the page that all clients share."""
 
-    live: Live
-    backdrop: np.ndarray  # [2,2,3] uint8, behind everything
+    session: ViewerSession
+    backdrop: np.ndarray  # [2,2,3] uint8, background of a canvas on which the browser renders
     folders: Any
-    room: Any
+    scene_bounds: Any
 
 
 class Client:
-    """What is known of one client. viser calls into it from many threads."""
+    """A connected client. viser calls its methods from many threads."""
 
     def __init__(self, handle: Any, page: SharedPage):
-        self.handle, self.page, self.id = handle, page, handle.client_id
-        self.flights = 0
+        self.handle = handle
+        self.page = page
+        self.id = handle.client_id
+        self.flights = 0  # number of flights to a camera that have begun
         self._lock = threading.Lock()
-        self._hidden: tuple[Any, np.ndarray, float] | None = None  # node, position, size
-        self._splats: Any = None
+        self._hidden: tuple[Any, np.ndarray, float] | None = (
+            None  # node, position, size of a frustum
+        )
+        self._no_cameras: Any = None  # scene node that hides all frusta for this client
+        self._splats: Any = None  # scene node of the Gaussians that the browser renders
         self._panel()
         handle.camera.on_update(self._moved)
-        self.ask()
+        self.request_view()
 
     def pose(self) -> Pose:
-        """Where it stands."""
+        """Return the pose of the client's camera."""
         camera = self.handle.camera
         return Pose(np.array(camera.wxyz), np.array(camera.position), float(camera.fov))
 
-    def ask(self) -> None:
-        """Tell what it wants to see."""
-        camera, browser = self.handle.camera, self._by.value == BROWSER
-        size = camera.image_width, camera.image_height
-        box = self._box() if self._crop.value else None
-        self.page.live.turns.ask(self.id, Wish(self.pose(), *size, self._mode.value, box, browser))
+    def request_view(self) -> None:
+        """Request the view that the client's camera and controls show."""
+        camera = self.handle.camera
+        request = ViewRequest(
+            camera=self.pose(),
+            width=camera.image_width,
+            height=camera.image_height,
+            mode=self._mode.value,
+            box=self._box() if self._crop.value else None,
+            browser=self._renderer.value == BROWSER,
+        )
+        self.page.session.queue.request(self.id, request)
 
-    def show(self, picture: Picture, quality: int) -> None:
-        """A picture behind everything else on its canvas; one that it has not got yet is dropped for it."""
+    def show_image(self, picture: RenderedView, quality: int) -> None:
+        """Show an image behind everything else on the canvas; it replaces an image that is still unsent."""
         if self._splats is not None:
             self._splats.remove()
             self._splats = None
@@ -65,31 +79,32 @@ class Client:
         if self._legend.content != picture.legend:
             self._legend.content = picture.legend
 
-    def give(self, rows: dict[str, np.ndarray]) -> None:
-        """Gaussians that it draws itself."""
+    def send_gaussians(self, rows: dict[str, np.ndarray]) -> None:
+        """Send Gaussians, see `gaussian_arrays`, which the browser renders itself."""
         if self._splats is None:
             self.handle.scene.set_background_image(self.page.backdrop, format="png")
         self._splats = self.handle.scene.add_gaussian_splats("/splats", **rows)
-        self._legend.content = f"{len(rows['centers']):,} Gaussians drawn here, the lowest SH band alone"
+        self._legend.content = f"{len(rows['centers']):,} Gaussians, rendered here without view dependence"
 
-    def tell(self, title: str, text: str) -> None:
-        """A message."""
+    def notify(self, title: str, text: str) -> None:
+        """Show a message for a few seconds."""
         self.handle.add_notification(title, text, auto_close_seconds=8)
 
-    def photo(self, view: View) -> None:
+    def show_photo(self, view: View) -> None:
         """Show a photograph in the panel."""
-        self._photo.image = thumbnail(view, PHOTO)
-        self._photo.label, self._photo.visible = view.name, True
+        self._photo.image = thumbnail(view, PHOTO_SIZE)
+        self._photo.label = view.name
+        self._photo.visible = True
 
-    def take_off(self) -> int:
-        """A flight begins, and ends any other.  Returns: its number."""
+    def start_flight(self) -> int:
+        """Begin a flight to a camera, which ends any other, and return its number."""
         self.show_hidden()
         with self._lock:
             self.flights += 1
             return self.flights
 
     def hide(self, name: str, position: np.ndarray, size: float) -> None:
-        """Take the frustum in which it stands out of its sight, until it moves away."""
+        """Hide the frustum in which the client stands, until it moves away."""
         self.show_hidden()
         node = self.handle.scene.add_frame(name, show_axes=False, visible=False)
         with self._lock:
@@ -103,60 +118,67 @@ class Client:
             hidden[0].remove()
 
     async def _moved(self, camera: Any) -> None:
-        """Called in the server's own thread: so in the order of the moves."""
-        if self._by.value != BROWSER:
-            self.ask()
+        """Request a view after each move. viser awaits coroutines in the order of the moves."""
+        if self._renderer.value != BROWSER:
+            self.request_view()
         hidden = self._hidden
-        if hidden is not None and np.linalg.norm(camera.position - hidden[1]) > AWAY * hidden[2]:
-            self.show_hidden()
+        if hidden is not None:
+            _, position, size = hidden
+            if np.linalg.norm(camera.position - position) > UNHIDE_DISTANCE * size:
+                self.show_hidden()
 
     def _panel(self) -> None:
-        """Its own part of the panel."""
+        """Add the client's own part of the control panel."""
         import viser
 
-        gui, folders, live = self.handle.gui, self.page.folders, self.page.live
-        self._mode = gui.add_dropdown("Mode", tuple(live.modes), initial_value="colour", order=3)
+        gui, folders, session = self.handle.gui, self.page.folders, self.page.session
+        self._mode = gui.add_dropdown("Mode", tuple(session.modes), initial_value="colour", order=3)
         self._legend = gui.add_markdown("", order=4)
-        self._by = gui.add_dropdown("Drawn by", (HERE, BROWSER), initial_value=HERE, order=5)
-        shot = gui.add_button("Snapshot", icon=viser.Icon.CAMERA, order=6)
+        self._renderer = gui.add_dropdown(
+            "Renderer", (RASTERIZER, BROWSER), initial_value=RASTERIZER, order=5
+        )
+        snapshot = gui.add_button("Snapshot", icon=viser.Icon.CAMERA, order=6)
         with folders["Cameras"]:
             shown = gui.add_checkbox("Show", True)
             blank = np.zeros((2, 2, 3), np.uint8)
             self._photo = gui.add_image(blank, format="jpeg", jpeg_quality=85, visible=False)
-        low, high = (end.astype(np.float64) for end in self.page.room())
+        low, high = (end.astype(np.float64) for end in self.page.scene_bounds())
         span = float(np.max(high - low)) or 1.0
         digits = math.ceil(2 - math.log10(span))
-        middle, sides = np.round((low + high) / 2, digits), np.round(high - low, digits)
+        center = np.round((low + high) / 2, digits)
+        size = np.round(high - low, digits)
         with folders["Crop"]:
-            self._crop = gui.add_checkbox("On", False)
-            self._middle = gui.add_vector3("Middle", tuple(middle), step=span / 200)
-            self._sides = gui.add_vector3("Sides", tuple(sides), min=(0.0,) * 3, step=span / 200)
+            self._crop = gui.add_checkbox("Enabled", False)
+            self._center = gui.add_vector3("Center", tuple(center), step=span / 200)
+            self._size = gui.add_vector3("Size", tuple(size), min=(0.0,) * 3, step=span / 200)
         self._frame = self.handle.scene.add_box(
             "/crop", color=(255, 255, 255), dimensions=(1.0, 1.0, 1.0), wireframe=True, visible=False
         )
-        self._mode.on_update(lambda _: self.ask())
-        self._by.on_update(lambda _: self.ask())
-        for part in (self._crop, self._middle, self._sides):
-            part.on_update(lambda _: self._cropped())
-        shot.on_click(lambda _: live.controls.shoot(self.id))
-        shown.on_update(lambda _: self._see_cameras(shown.value))
+        self._mode.on_update(lambda _: self.request_view())
+        self._renderer.on_update(lambda _: self.request_view())
+        for control in (self._crop, self._center, self._size):
+            control.on_update(lambda _: self._update_crop())
+        snapshot.on_click(lambda _: session.controls.request_snapshot(self.id))
+        shown.on_update(lambda _: self._show_cameras(shown.value))
 
     def _box(self) -> tuple[np.ndarray, np.ndarray]:
-        middle, half = np.array(self._middle.value), np.array(self._sides.value) / 2
-        return middle - half, middle + half
+        """Return the lower and the upper corner of the box of the controls."""
+        center = np.array(self._center.value)
+        half = np.array(self._size.value) / 2
+        return center - half, center + half
 
-    def _cropped(self) -> None:
+    def _update_crop(self) -> None:
+        """Draw the box of the controls, and request a view with it."""
         low, high = self._box()
         self._frame.visible = self._crop.value
-        self._frame.position, self._frame.dimensions = (low + high) / 2, tuple(np.maximum(high - low, 1e-6))
-        self.ask()
+        self._frame.position = (low + high) / 2
+        self._frame.dimensions = tuple(np.maximum(high - low, 1e-6))
+        self.request_view()
 
-    def _see_cameras(self, shown: bool) -> None:
-        """All frusta, or none, for this client alone."""
-        if self._curtain is not None:
-            self._curtain.remove()
-            self._curtain = None
+    def _show_cameras(self, shown: bool) -> None:
+        """Show all frusta, or none, to this client alone."""
+        if self._no_cameras is not None:
+            self._no_cameras.remove()
+            self._no_cameras = None
         if not shown:
-            self._curtain = self.handle.scene.add_frame("/cameras", show_axes=False, visible=False)
-
-    _curtain: Any = None
+            self._no_cameras = self.handle.scene.add_frame("/cameras", show_axes=False, visible=False)

@@ -1,31 +1,31 @@
-"""The port that a page is served on: the one that was asked for, or the next free one."""
+"""The choice of the port on which the page is served."""
 
 import errno
 import socket
 
-TRIED = 100  # ports, from the first one on
+MAX_TRIES = 100  # ports that are tried, from the requested one on
 
 
 def free_port(host: str, port: int) -> int:
-    """The first port from `port` on that nobody listens on at `host`.
+    """Return the first port from `port` on to which nobody listens at `host`.
 
-    Raises: ValueError, one line, for a host that is not of this machine, and where no port may be had.
+    Raises: ValueError, one line, for a host that is no address of this machine, and where no port is free.
     """
-    for candidate in range(port, min(port + TRIED, 65536)):
+    for candidate in range(port, min(port + MAX_TRIES, 65536)):
         try:
-            places = socket.getaddrinfo(host, candidate, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+            addresses = socket.getaddrinfo(host, candidate, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         except (socket.gaierror, UnicodeError):
             raise ValueError(f"viewer.host: expected an address of this machine, got {host!r}") from None
         try:
-            for family, kind, protocol, _, place in places:
+            for family, kind, protocol, _, address in addresses:
                 with socket.socket(family, kind, protocol) as probe:
                     probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                    probe.bind(place)
+                    probe.bind(address)
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 continue
             if error.errno == errno.EADDRNOTAVAIL:
                 raise ValueError(f"viewer.host: expected an address of this machine, got {host!r}") from None
-            raise ValueError(f"viewer.port: {candidate} cannot be had: {error.strerror}") from None
+            raise ValueError(f"viewer.port: cannot listen on port {candidate}: {error.strerror}") from None
         return candidate
-    raise ValueError(f"viewer.port: expected a free one within {TRIED} from {port} on, found none")
+    raise ValueError(f"viewer.port: expected a free port within {MAX_TRIES} from {port} on, got none")

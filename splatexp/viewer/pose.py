@@ -1,4 +1,4 @@
-"""Where a client stands, as a camera; and cameras as a browser wants them.
+"""Conversions between the poses of viser's clients and the cameras of a scene.
 
 Notation: a pose is a quaternion (w,x,y,z) camera -> world with OpenCV axes, and a position in the world.
 """
@@ -12,16 +12,16 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from splatexp.cameras.pinhole import Camera, focus
-from splatexp.gaussians.geometry import quaternions, rotations
+from splatexp.cameras.pinhole import Camera, focus_point
+from splatexp.gaussians.geometry import quats_to_rotations, rotations_to_quats
 
-FRAMES = 24  # of a flight
-SECONDS = 0.7  # that it takes
+FLIGHT_FRAMES = 24  # poses on the way to a camera
+FLIGHT_SECONDS = 0.7  # time that the way takes
 
 
 @dataclass(frozen=True, eq=False)
 class Pose:
-    """Where a client stands and how much it sees."""
+    """The position, orientation and field of view of a client."""
 
     wxyz: np.ndarray  # [4]
     position: np.ndarray  # [3]
@@ -29,11 +29,11 @@ class Pose:
 
     @property
     def rotation(self) -> np.ndarray:
-        """[3,3] camera -> world."""
-        return rotations(torch.as_tensor(self.wxyz, dtype=torch.float64)[None])[0].numpy()
+        """The rotation camera -> world, [3,3]."""
+        return quats_to_rotations(torch.as_tensor(self.wxyz, dtype=torch.float64)[None])[0].numpy()
 
     def camera(self, width: int, height: int) -> Camera:
-        """The camera of a picture of so many px, C = 1."""
+        """Return the camera (C = 1) of an image of `width` x `height` px."""
         rotation = self.rotation.T
         viewmat = torch.eye(4, dtype=torch.float64)
         viewmat[:3, :3] = torch.from_numpy(rotation.copy())
@@ -43,20 +43,27 @@ class Pose:
         return Camera(viewmat.float()[None], K[None], width, height)
 
 
-def pose_of(camera: Camera, aspect: float = 0.0) -> Pose:
-    """The pose of a camera (C = 1); all of its picture fits on a canvas of width / height = `aspect`."""
+def camera_pose(camera: Camera, aspect: float = 0.0) -> Pose:
+    """Return the pose of a camera (C = 1), with a field of view that holds its whole image.
+
+    aspect: width / height of the canvas; 0 takes that of the image.
+    """
     matrix = camera.viewmats[0].detach().cpu().double()
     K = camera.Ks[0].detach().cpu().double().numpy()
     up = max(K[1, 2], camera.height - K[1, 2]) / K[1, 1]  # tangents from the axis to the farther border
     across = max(K[0, 2], camera.width - K[0, 2]) / K[0, 0]
     half = max(up, across / aspect) if aspect > 0 else up
     rotation = matrix[:3, :3].T
-    wxyz = quaternions(rotation[None])[0]
+    wxyz = rotations_to_quats(rotation[None])[0]
     return Pose(wxyz.numpy(), (-rotation @ matrix[:3, 3]).numpy(), float(2 * math.atan(half)))
 
 
-def flight(start: Pose, end: Pose, frames: int = FRAMES) -> Iterator[Pose]:
-    """The poses on the way, the last one `end` itself: eased, straight, and the shorter way round."""
+def interpolate_poses(start: Pose, end: Pose, frames: int = FLIGHT_FRAMES) -> Iterator[Pose]:
+    """Yield poses on the way from `start` to `end`, the last of which is `end` itself.
+
+    Positions move on a straight line, orientations by spherical interpolation the shorter way round, and both
+    speed up and slow down smoothly.
+    """
     one, other = start.wxyz / np.linalg.norm(start.wxyz), end.wxyz / np.linalg.norm(end.wxyz)
     other = -other if one @ other < 0 else other
     angle = math.acos(min(1.0, float(one @ other)))
@@ -70,25 +77,31 @@ def flight(start: Pose, end: Pose, frames: int = FRAMES) -> Iterator[Pose]:
     yield end
 
 
-def target_of(pose: Pose, cameras: Sequence[Camera]) -> np.ndarray:
-    """What a client at a pose turns around [3]: on its axis, as far away as what all cameras look at."""
+def orbit_target(pose: Pose, cameras: Sequence[Camera]) -> np.ndarray:
+    """Return the point [3] around which a client at `pose` orbits.
+
+    It lies on the client's optical axis, as far away as the point that all cameras look at.
+    """
     forward = pose.rotation[:, 2]
-    middle = focus(cameras).double().cpu().numpy()
+    middle = focus_point(cameras).double().cpu().numpy()
     far = float((middle - pose.position) @ forward)
     return pose.position + forward * (
         far if far > 1e-6 else float(np.linalg.norm(middle - pose.position)) or 1.0
     )
 
 
-def nearest(camera: Camera, cameras: Sequence[Camera], extent: float) -> int:
-    """Index of the camera that sees most nearly what `camera` does: by distance / extent + 1 - cos(angle)."""
+def nearest_camera(camera: Camera, cameras: Sequence[Camera], extent: float) -> int:
+    """Return the index of the camera whose view is most like that of `camera`.
+
+    Views are compared by distance / extent + 1 - cos(angle between the optical axes).
+    """
     gap = torch.cat([each.centers for each in cameras]).cpu() - camera.centers.cpu()
     turn = 1 - torch.cat([each.forwards for each in cameras]).cpu() @ camera.forwards[0].cpu()
     return int((gap.norm(dim=1) / extent + turn).argmin())
 
 
 def frustum_size(cameras: Sequence[Camera], extent: float) -> float:
-    """World units: so large a frustum that those of neighbours hardly touch."""
+    """Return the size of a drawn frustum, in world units, at which those of neighbours hardly touch."""
     centers = torch.cat([camera.centers for camera in cameras]).double()
     if len(centers) < 2:
         return 0.04 * extent

@@ -1,6 +1,7 @@
-"""Whose picture is drawn next: what many clients want to see, of which only the newest counts.
+"""The queue of what clients want to see: only the newest request of each counts.
 
-Nothing here knows of a browser or of Gaussians. Clients ask from threads of their own; one thread draws.
+Nothing here knows of browsers or of Gaussians. Clients put in requests from threads of their own, and one
+thread renders.
 """
 
 from __future__ import annotations
@@ -11,142 +12,161 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-COARSE = 0.04  # seconds that a picture may take while its camera moves
-STILL = 0.25  # seconds without a change after which a sharp picture is due
-BROWSER = 5.0  # seconds between two sendings of Gaussians that the browser draws, while it trains
-LEAST = 1 / 64  # share of the pixels that a picture has at least
-MEMORY = 0.7  # of the moving average of seconds per pixel
+MOVING_SECONDS = 0.04  # time that an image may take while its camera moves
+SETTLE_SECONDS = 0.25  # after so long without a change an image of full resolution is due
+BROWSER_SECONDS = 5.0  # between two transfers of Gaussians that a browser renders itself, in training
+MIN_PIXEL_FRACTION = 1 / 64  # an image has at least this fraction of the pixels of full resolution
+EMA_DECAY = 0.7  # of the moving average of seconds per pixel
 
 
 @dataclass(frozen=True, eq=False)
-class Wish:
-    """What a client wants to see."""
+class ViewRequest:
+    """The view that a client wants to see."""
 
-    camera: Any = None  # see `cameras.seen`
-    width: int = 0  # px of the client's canvas
+    camera: Any = None  # a `pose.Pose`
+    width: int = 0  # of the client's canvas, px
     height: int = 0
     mode: str = "colour"
-    box: Any = None  # (low [3], high [3]) in the world: what lies outside is not drawn; None: all is
-    browser: bool = False  # the client draws the Gaussians itself
+    box: Any = None  # (low [3], high [3]) in the world: Gaussians outside are left out; None leaves out none
+    browser: bool = False  # the client renders the Gaussians itself
 
 
 @dataclass(frozen=True)
-class Turn:
-    """A client whose picture is to be drawn, and how large."""
+class RenderJob:
+    """An image that is due: for which client, and how large."""
 
     client: int
-    wish: Wish
+    request: ViewRequest
     width: int
     height: int
-    sharp: bool  # else it is one on the way
-    asked: int
+    sharp: bool  # of full resolution; otherwise reduced, while the camera moves
+    serial: int  # number of the client's request
 
 
 @dataclass
-class _Place:
-    """What is known of a client."""
+class _ClientState:
+    """The last request of a client, and the last image that it got."""
 
-    wish: Wish | None = None
-    asked: int = 0  # wishes so far
-    at: float = 0.0  # when the last came
-    drawn: int = 0  # the wish that was drawn last
-    when: float = -1e9
-    step: int = -1
-    sharp: bool = False
+    request: ViewRequest | None = None
+    requested: int = 0  # number of requests so far
+    requested_at: float = 0.0
+    rendered: int = 0  # number of the request that was rendered last
+    rendered_at: float = -1e9
+    step: int = -1  # of the Gaussians in the last image
+    sharp: bool = False  # whether the last image had full resolution
 
 
-class Turns:
-    """The clients, and the time that may go into drawing for them.
+class RenderQueue:
+    """The requests of all clients, and the time that may be spent on rendering for them.
 
     Args:
-        share: of the time, while it trains: after a picture that took t seconds there is none for
-            t (1 - share) / share.
-        refresh: seconds between two pictures of one view whose step has changed.
-        longest: px, the longer side of a picture.
+        max_time_fraction: of the time, in training: after an image that took t seconds no other is rendered
+            for t (1 - fraction) / fraction seconds.
+        refresh_seconds: time between two images of a view that does not move, when the step has changed.
+        max_resolution: longer side of an image, px.
     """
 
     def __init__(
-        self, share: float, refresh: float, longest: int, clock: Callable[[], float] = time.monotonic
+        self,
+        max_time_fraction: float,
+        refresh_seconds: float,
+        max_resolution: int,
+        clock: Callable[[], float] = time.monotonic,
     ):
-        self.share, self.refresh, self.longest, self.clock = share, refresh, longest, clock
+        self.max_time_fraction = max_time_fraction
+        self.refresh_seconds = refresh_seconds
+        self.max_resolution = max_resolution
+        self.clock = clock
         self.lock = threading.Lock()
-        self.places: dict[int, _Place] = {}
-        self.free = 0.0  # from when on drawing is allowed while it trains
-        self.left = clock()  # when the last client went
-        self.pace: dict[str, float] = {}  # mode -> seconds per pixel
+        self.clients: dict[int, _ClientState] = {}
+        self.free = 0.0  # time from which on rendering is allowed in training
+        self.last_left = clock()  # time at which the last client left
+        self.seconds_per_pixel: dict[str, float] = {}  # by mode
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.clients)
 
-    def join(self, client: int) -> None:
-        """A client has come."""
+    def add_client(self, client: int) -> None:
+        """Add a client that has connected."""
         with self.lock:
-            self.places[client] = _Place()
+            self.clients[client] = _ClientState()
 
-    def leave(self, client: int) -> None:
-        """A client is gone."""
+    def remove_client(self, client: int) -> None:
+        """Remove a client that has disconnected."""
         with self.lock:
-            self.places.pop(client, None)
-            self.left = self.clock()
+            self.clients.pop(client, None)
+            self.last_left = self.clock()
 
-    def ask(self, client: int, wish: Wish) -> None:
-        """A client wants to see this; what it wanted before no longer counts."""
+    def request(self, client: int, request: ViewRequest) -> None:
+        """Put in what a client wants to see; it replaces the client's earlier request."""
         with self.lock:
-            place = self.places.get(client)
-            if place is not None:
-                place.wish, place.asked, place.at = wish, place.asked + 1, self.clock()
+            state = self.clients.get(client)
+            if state is not None:
+                state.request = request
+                state.requested += 1
+                state.requested_at = self.clock()
 
-    def alone_for(self) -> float:
-        """Seconds since the last client went; 0 while there are some."""
-        return 0.0 if self.places else self.clock() - self.left
+    def seconds_without_clients(self) -> float:
+        """Return the seconds since the last client left; 0 while there are clients."""
+        return 0.0 if self.clients else self.clock() - self.last_left
 
-    def next(self, step: int, training: bool) -> Turn | None:
-        """Whose turn it is: of all to whom something is due the one that has waited longest; None: nobody's.
+    def next_job(self, step: int, training: bool) -> RenderJob | None:
+        """Return the image to render next, or None where none is due.
 
-        step: of the Gaussians. training: then only a share of the time may go into pictures.
+        Of all clients for which an image is due, the one that has waited longest comes first.
+
+        step: of the Gaussians. training: only a fraction of the time may be spent on rendering then.
         """
         now = self.clock()
         if training and now < self.free:
             return None
         with self.lock:
             due = [
-                (place.when, client) for client, place in self.places.items() if self._due(place, now, step)
+                (state.rendered_at, client)
+                for client, state in self.clients.items()
+                if self._is_due(state, now, step)
             ]
             if not due:
                 return None
             client = min(due)[1]
-            place = self.places[client]
-            assert place.wish is not None
-            sharp = now - place.at >= STILL or place.wish.browser
-            width, height = self._size(place.wish, sharp)
-            return Turn(client, place.wish, width, height, sharp, place.asked)
+            state = self.clients[client]
+            assert state.request is not None
+            sharp = now - state.requested_at >= SETTLE_SECONDS or state.request.browser
+            width, height = self._size(state.request, sharp)
+            return RenderJob(client, state.request, width, height, sharp, state.requested)
 
-    def done(self, turn: Turn, step: int, seconds: float) -> None:
-        """A picture has been drawn, sent or given up, and took so long."""
+    def finish_job(self, job: RenderJob, step: int, seconds: float) -> None:
+        """Note that an image has been rendered, sent or given up, and how long that took."""
         now = self.clock()
-        self.free = now + seconds * (1 - self.share) / self.share
-        pace = seconds / max(1, turn.width * turn.height)
-        before = self.pace.get(turn.wish.mode, pace)
+        self.free = now + seconds * (1 - self.max_time_fraction) / self.max_time_fraction
+        latest = seconds / max(1, job.width * job.height)
+        before = self.seconds_per_pixel.get(job.request.mode, latest)
         with self.lock:
-            if not turn.wish.browser:
-                self.pace[turn.wish.mode] = MEMORY * before + (1 - MEMORY) * pace
-            place = self.places.get(turn.client)
-            if place is not None:
-                place.drawn, place.when, place.step, place.sharp = turn.asked, now, step, turn.sharp
+            if not job.request.browser:
+                self.seconds_per_pixel[job.request.mode] = EMA_DECAY * before + (1 - EMA_DECAY) * latest
+            state = self.clients.get(job.client)
+            if state is not None:
+                state.rendered = job.serial
+                state.rendered_at = now
+                state.step = step
+                state.sharp = job.sharp
 
-    def _due(self, place: _Place, now: float, step: int) -> bool:
-        """Whether a client is to get a picture."""
-        if place.wish is None:
+    def _is_due(self, state: _ClientState, now: float, step: int) -> bool:
+        """Return whether a client is to get an image."""
+        if state.request is None:
             return False
-        if place.drawn != place.asked or not place.sharp and now - place.at >= STILL:
+        if state.rendered != state.requested:
             return True
-        every = max(BROWSER, self.refresh) if place.wish.browser else self.refresh
-        return place.step != step and now - place.when >= every
+        if not state.sharp and now - state.requested_at >= SETTLE_SECONDS:
+            return True
+        pause = max(BROWSER_SECONDS, self.refresh_seconds) if state.request.browser else self.refresh_seconds
+        return state.step != step and now - state.rendered_at >= pause
 
-    def _size(self, wish: Wish, sharp: bool) -> tuple[int, int]:
-        """Width and height px: the canvas, or so many pixels that it is quick."""
-        scale = min(1.0, self.longest / max(1, wish.width, wish.height))
+    def _size(self, request: ViewRequest, sharp: bool) -> tuple[int, int]:
+        """Return width and height, px: those of the canvas, or fewer where the image has to be quick."""
+        scale = min(1.0, self.max_resolution / max(1, request.width, request.height))
         if not sharp:
-            takes = self.pace.get(wish.mode, 0.0) * wish.width * wish.height * scale**2
-            scale *= max(LEAST, min(1.0, COARSE / max(takes, 1e-9))) ** 0.5
-        return max(1, round(wish.width * scale)), max(1, round(wish.height * scale))
+            pixels = request.width * request.height * scale**2
+            seconds = self.seconds_per_pixel.get(request.mode, 0.0) * pixels
+            scale *= max(MIN_PIXEL_FRACTION, min(1.0, MOVING_SECONDS / max(seconds, 1e-9))) ** 0.5
+        return max(1, round(request.width * scale)), max(1, round(request.height * scale))

@@ -1,4 +1,4 @@
-"""Serve the page of a run while a context lasts."""
+"""Contexts in which the page of a run is served."""
 
 from __future__ import annotations
 
@@ -7,56 +7,59 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from splatexp.viewer.curves import read
-from splatexp.viewer.session import Live
-from splatexp.viewer.settings import Between, Viewer
+from splatexp.viewer.curves import read_curves
+from splatexp.viewer.session import ViewerSession
+from splatexp.viewer.settings import StepCallback, ViewerSettings
 
 if TYPE_CHECKING:
     from splatexp.data.scene import Scene
     from splatexp.poses.learned import Poses
-    from splatexp.raster.rasterizer import Drawing
-    from splatexp.system.signals import Signals
+    from splatexp.raster.rasterizer import Rasterizer
+    from splatexp.system.signals import StopSignals
     from splatexp.tracking import Trackers
     from splatexp.train.recipe import Recipe
 
 
 @contextmanager
-def watched(
-    settings: Viewer,
+def serve_viewer(
+    settings: ViewerSettings,
     scene: Scene,
-    raster: Drawing,
+    raster: Rasterizer,
     folder: Path,
     steps: int,
     poses: Poses | None = None,
     stopping: Callable[[], bool] = lambda: False,
     ages: bool = True,
     training: bool = True,
-) -> Iterator[Live]:
-    """A run with its page served.  Raises: OSError, ValueError with one line where that cannot be."""
-    from splatexp.viewer.server import Served  # viser is an extra
+) -> Iterator[ViewerSession]:
+    """Serve the page of a run, running or not, while the context lasts.
 
-    live = Live(settings, scene, raster, folder, steps, poses, stopping, ages)
-    live.curves.rows = read(folder)  # of earlier parts of the run
-    live.page = Served(live, settings.host, settings.port, training)
+    Raises: OSError, ValueError with one line where no page can be served.
+    """
+    from splatexp.viewer.server import ViewerServer  # viser is an optional dependency
+
+    session = ViewerSession(settings, scene, raster, folder, steps, poses, stopping, ages)
+    session.curves.rows = read_curves(folder)  # of earlier parts of the run
+    session.page = ViewerServer(session, settings.host, settings.port, training)
     try:
-        yield live
+        yield session
     finally:
-        live.page.close()
+        session.page.close()
 
 
 @contextmanager
-def opened(
-    viewer: Viewer, recipe: Recipe, scene: Scene, folder: Path, trackers: Trackers, signals: Signals
-) -> Iterator[Between]:
-    """The page of a run in `folder`, while the context lasts, if it is on.
+def viewer_context(
+    viewer: ViewerSettings, recipe: Recipe, scene: Scene, folder: Path, trackers: Trackers, signals: StopSignals
+) -> Iterator[StepCallback]:
+    """Serve the page of the run in `folder` while the context lasts, if the viewer is enabled.
 
-    Yields: what is called after every step, in the thread that trains: there alone it draws.
+    Yields: a function to be called after every step by the thread that trains, in which it renders.
     Raises: OSError, ValueError with one line where no page can be served.
     """
-    if not viewer.on:
+    if not viewer.enabled:
         yield lambda step, splats: None
         return
     parts = (viewer, scene, recipe.raster, folder, recipe.steps, recipe.camera)
-    with watched(*parts, stopping=lambda: bool(signals.heed())) as live:
-        trackers.live["viewer"] = live.curves
-        yield live.after_step
+    with serve_viewer(*parts, stopping=lambda: bool(signals.poll())) as session:
+        trackers.active["viewer"] = session.curves
+        yield session.after_step

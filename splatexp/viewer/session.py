@@ -1,7 +1,7 @@
-"""A run under watch: between its steps pictures are drawn for those who look, and it may pause there.
+"""A session of the viewer: between two steps of a run it renders for clients, and a client may pause the run.
 
-Clients, in threads of their own, leave their wishes in `Turns` and `Controls`; the Gaussians are touched in
-the thread that trains alone, and only read.
+Clients, in threads of their own, put their requests into `RenderQueue` and `Controls`; only the thread that
+trains touches the Gaussians, and it only reads them here.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from splatexp.io.figures import save_png
-from splatexp.viewer.browser import gaussians
-from splatexp.viewer.curves import Curves
-from splatexp.viewer.render_modes import Picture, Studio, offered
-from splatexp.viewer.render_queue import Turn, Turns
+from splatexp.settings.messages import one_line
+from splatexp.viewer.browser import gaussian_arrays
+from splatexp.viewer.curves import EVAL_PSNR, TRAIN_PSNR, CurveHistory
+from splatexp.viewer.render_modes import RenderedView, ViewRenderer, available_modes
+from splatexp.viewer.render_queue import RenderJob, RenderQueue
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,213 +27,238 @@ if TYPE_CHECKING:
     from splatexp.data.scene import Scene
     from splatexp.gaussians.splats import Splats
     from splatexp.poses import Poses
-    from splatexp.raster.rasterizer import Rasterizer
-    from splatexp.viewer.settings import Viewer
+    from splatexp.raster.rasterizer import SceneRasterizer
+    from splatexp.viewer.settings import ViewerSettings
 
-LOOK = 0.02  # seconds between two looks at the wishes while nothing trains
-NEWS = 0.5  # seconds between two updates of the status and the curves
-GRACE = 10.0  # seconds without anybody watching after which a paused run goes on
-AIM = 2.0  # seconds between two updates of cameras that learn
-MEMORY = 0.9  # of the moving average of steps per second
+REFRESH = 0.02  # seconds between two checks for requests while no step is trained
+STATUS_SECONDS = 0.5  # between two updates of the status and the curves
+ABANDONED_SECONDS = 10.0  # without a client, after which a paused run continues
+CAMERA_SECONDS = 2.0  # between two updates of learned cameras
+EMA_DECAY = 0.9  # of the moving average of steps per second
 
 
 class Page(Protocol):
-    """What clients look at."""
+    """The page that clients look at."""
 
-    def show(self, client: int, picture: Picture, sharp: bool) -> None:
-        """A picture for one client, in place of all before."""
+    def show_image(self, client: int, view: RenderedView, sharp: bool) -> None:
+        """Show an image to one client, in place of all before."""
 
-    def give(self, client: int, rows: dict[str, np.ndarray]) -> None:
-        """Gaussians that a client draws itself, in place of all before."""
+    def send_gaussians(self, client: int, rows: dict[str, np.ndarray]) -> None:
+        """Send Gaussians that a client renders itself, in place of all before."""
 
-    def tell(self, client: int, title: str, text: str) -> None:
-        """A message to one client."""
+    def notify(self, client: int, title: str, text: str) -> None:
+        """Show a message to one client."""
 
-    def status(self, text: str, paused: bool) -> None:
-        """How the run goes, for all."""
+    def update_status(self, text: str, paused: bool) -> None:
+        """Show the progress of the run to all clients."""
 
-    def draw(self, curves: Curves) -> None:
-        """The curves, for all."""
+    def update_curves(self, curves: CurveHistory) -> None:
+        """Plot the curves for all clients."""
 
-    def aim(self, cameras: list[Camera]) -> None:
-        """Where the cameras of the training views are now, for all."""
+    def update_cameras(self, cameras: list[Camera]) -> None:
+        """Move the frusta of the training views, for all clients."""
 
     def close(self) -> None:
-        """The page is no longer served."""
+        """Stop serving the page."""
 
 
 class Controls:
-    """What clients may do to a run, from any thread."""
+    """The controls of a run that clients operate, from any thread."""
 
     def __init__(self) -> None:
         self.paused = False
-        self.allowed = 0  # steps that a paused run may still do
-        self.shots: list[int] = []  # clients that want their picture on disk
+        self.allowed_steps = 0  # steps that a paused run may still take
+        self.snapshot_clients: list[int] = []  # clients that have asked for a snapshot
         self.changed = threading.Event()
         self.lock = threading.Lock()
 
     def pause(self, paused: bool) -> None:
-        """Stop between two steps, or go on."""
+        """Pause the run between two steps, or let it continue."""
         with self.lock:
-            self.paused, self.allowed = paused, 0
+            self.paused = paused
+            self.allowed_steps = 0
         self.changed.set()
 
     def step(self, count: int = 1) -> None:
-        """Do so many steps, then pause."""
+        """Let the run take `count` steps, then pause."""
         with self.lock:
-            self.paused, self.allowed = True, self.allowed + count
+            self.paused = True
+            self.allowed_steps += count
         self.changed.set()
 
-    def stepped(self) -> None:
-        """A step has been done."""
+    def count_step(self) -> None:
+        """Note that a step has been taken."""
         with self.lock:
-            self.allowed = max(0, self.allowed - 1)
+            self.allowed_steps = max(0, self.allowed_steps - 1)
 
-    def shoot(self, client: int) -> None:
-        """Write what a client sees to the run's folder."""
-        self.shots.append(client)
+    def request_snapshot(self, client: int) -> None:
+        """Ask for an image of what a client sees, written to the run's folder."""
+        self.snapshot_clients.append(client)
         self.changed.set()
 
 
-class Live:
-    """What `on_step` calls. Nothing in here changes a run, and what fails in here does not end it.
+class ViewerSession:
+    """The link between a run and its page.
 
-    poses: of the run; cameras that learn are shown where they are.
-    stopping: whether somebody wants the run to end; then it does not stay paused.
-    ages: see `Studio`.
+    The session never changes the run, and an error in it does not end the run.
+
+    Args:
+        poses: of the run; the page shows learned cameras where they are now.
+        stopping: returns whether the run is to end; it does not stay paused then.
+        ages: see `ViewRenderer`.
     """
 
     def __init__(
-        self, settings: Viewer, scene: Scene, raster: Rasterizer, folder: Path, steps: int,
-        poses: Poses | None = None, stopping: Callable[[], bool] = lambda: False, ages: bool = True,
-    ):  # fmt: skip
-        self.scene, self.raster, self.folder, self.steps = scene, raster, folder, steps
-        self.poses, self.stopping, self.ages = poses, stopping, ages
-        self._given, self._aimed = scene, 0.0
-        self.turns = Turns(settings.share, settings.refresh, settings.longest)
-        self.controls, self.curves = Controls(), Curves()
-        self.modes = offered(raster, ages)
+        self,
+        settings: ViewerSettings,
+        scene: Scene,
+        raster: SceneRasterizer,
+        folder: Path,
+        steps: int,
+        poses: Poses | None = None,
+        stopping: Callable[[], bool] = lambda: False,
+        ages: bool = True,
+    ):
+        self.scene = scene
+        self.raster = raster
+        self.folder = folder
+        self.steps = steps
+        self.poses = poses
+        self.stopping = stopping
+        self.ages = ages
+        self.queue = RenderQueue(
+            settings.max_time_fraction, settings.refresh_seconds, settings.max_resolution
+        )
+        self.controls = Controls()
+        self.curves = CurveHistory()
+        self.modes = available_modes(raster, ages)
         self.page: Page | None = None
-        self._news, self._pace, self._before = 0.0, 0.0, (0, 0.0)
-        self._told: dict[int, str] = {}  # what failed last, by client
+        self._initial_scene = scene
+        self._next_status = 0.0
+        self._next_cameras = 0.0
+        self._steps_per_second = 0.0
+        self._counted = (0, 0.0)  # step and time at which the pace was measured last
+        self._last_errors: dict[int, str] = {}  # by client
 
     def after_step(self, step: int, splats: Splats) -> None:
-        """Called after every step (from 0) by the thread that trains; holds it while the run is paused."""
-        if not self.turns.places and not self.controls.paused:
+        """Render what is due after a step (from 0), and hold the calling thread while the run is paused."""
+        if not self.queue.clients and not self.controls.paused:
             return
-        self._count(step + 1)
-        self.controls.stepped()
-        held = self._held()
-        self.serve(step + 1, splats, training=not held)
-        while held and self._held():
-            self.controls.changed.wait(LOOK)
+        self._measure_pace(step + 1)
+        self.controls.count_step()
+        held = self._is_held()
+        self.render_pending(step + 1, splats, training=not held)
+        while held and self._is_held():
+            self.controls.changed.wait(REFRESH)
             self.controls.changed.clear()
-            self.serve(step + 1, splats, training=False)
+            self.render_pending(step + 1, splats, training=False)
         if held:
-            self._before = (step + 1, time.monotonic())
+            self._counted = (step + 1, time.monotonic())
 
-    def serve(self, step: int, splats: Splats, training: bool) -> None:
-        """Draw what is due: while it trains one picture at most, else as many as there are."""
-        while self.controls.shots:
-            self._shoot(self.controls.shots.pop(0), step, splats)
-        for _ in range(1 if training else max(1, len(self.turns))):
-            turn = self.turns.next(step, training)
-            if turn is None:
+    def render_pending(self, step: int, splats: Splats, training: bool) -> None:
+        """Render the images that are due: in training at most one, otherwise one for each client."""
+        while self.controls.snapshot_clients:
+            self._save_snapshot(self.controls.snapshot_clients.pop(0), step, splats)
+        for _ in range(1 if training else max(1, len(self.queue))):
+            job = self.queue.next_job(step, training)
+            if job is None:
                 break
-            self._serve(turn, step, splats)
-        self._aim(splats)
-        self._tell(step, splats, training)
+            self._serve(job, step, splats)
+        self._update_cameras(splats)
+        self._update_status(step, splats, training)
 
-    def _held(self) -> bool:
-        """Whether the run is to wait."""
-        if self.controls.paused and self.turns.alone_for() > GRACE:
-            self.controls.pause(False)  # whoever paused it has gone
-        return self.controls.paused and self.controls.allowed == 0 and not self.stopping()
+    def _is_held(self) -> bool:
+        """Return whether the run has to wait."""
+        if self.controls.paused and self.queue.seconds_without_clients() > ABANDONED_SECONDS:
+            self.controls.pause(False)  # the client that has paused the run is gone
+        return self.controls.paused and self.controls.allowed_steps == 0 and not self.stopping()
 
-    def _serve(self, turn: Turn, step: int, splats: Splats) -> None:
-        began = time.perf_counter()
+    def _serve(self, job: RenderJob, step: int, splats: Splats) -> None:
+        started = time.perf_counter()
         try:
             assert self.page is not None
-            if turn.wish.browser:
-                self.page.give(turn.client, gaussians(splats, turn.wish.box))
+            if job.request.browser:
+                self.page.send_gaussians(job.client, gaussian_arrays(splats, job.request.box))
             else:
-                self.page.show(turn.client, self._picture(turn, step, splats), turn.sharp)
-        except Exception as error:  # a picture that cannot be drawn must not end a run
-            self._failed(turn.client, error)
-        self.turns.done(turn, step, time.perf_counter() - began)
+                self.page.show_image(job.client, self._render(job, step, splats), job.sharp)
+        except Exception as error:  # an image that cannot be rendered must not end a run
+            self._report(job.client, error)
+        self.queue.finish_job(job, step, time.perf_counter() - started)
 
-    def _picture(self, turn: Turn, step: int, splats: Splats) -> Picture:
-        studio = Studio(splats, self.raster, self.scene, step, self.ages)
-        return studio.picture(turn.wish.camera.camera(turn.width, turn.height), turn.wish.mode, turn.wish.box)
+    def _render(self, job: RenderJob, step: int, splats: Splats) -> RenderedView:
+        renderer = ViewRenderer(splats, self.raster, self.scene, step, self.ages)
+        camera = job.request.camera.camera(job.width, job.height)
+        return renderer.render_mode(camera, job.request.mode, job.request.box)
 
-    def _shoot(self, client: int, step: int, splats: Splats) -> None:
-        """A client's picture at the size of its canvas, as a PNG in the run's folder."""
-        place = self.turns.places.get(client)
-        if place is None or place.wish is None or self.page is None:
+    def _save_snapshot(self, client: int, step: int, splats: Splats) -> None:
+        """Write what a client sees as a PNG in the run's folder, at the size of its canvas."""
+        state = self.queue.clients.get(client)
+        if state is None or state.request is None or self.page is None:
             return
-        wish = place.wish
+        request = state.request
         try:
-            picture = self._picture(Turn(client, wish, wish.width, wish.height, True, 0), step, splats)
-            path = _fresh(self.folder / "snapshots", f"step_{step:08d}_{wish.mode}")
-            save_png(path, picture.image)
-            self.page.tell(client, "Snapshot", str(path))
+            job = RenderJob(client, request, request.width, request.height, True, 0)
+            path = _unused_path(self.folder / "snapshots", f"step_{step:08d}_{request.mode}")
+            save_png(path, self._render(job, step, splats).image)
+            self.page.notify(client, "Snapshot", str(path))
         except Exception as error:
-            self._failed(client, error)
+            self._report(client, error)
 
-    def _failed(self, client: int, error: Exception) -> None:
-        """Tell a client, once, what could not be done for it; what is no matter of its settings, all."""
-        line = " ".join(str(error).split())[:300] or type(error).__name__
-        if client not in self.turns.places or self._told.get(client) == line:
+    def _report(self, client: int, error: Exception) -> None:
+        """Show an error to a client, once; warn about one that is not due to the client's settings."""
+        line = one_line(error)[:300]
+        if client not in self.queue.clients or self._last_errors.get(client) == line:
             return
-        self._told[client] = line
+        self._last_errors[client] = line
         if not isinstance(error, ValueError):
-            warnings.warn(f"viewer: not drawn: {line}", stacklevel=2)
+            warnings.warn(f"viewer: could not render: {line}", stacklevel=2)
         if self.page is not None:
-            self.page.tell(client, "Not drawn", line)
+            self.page.notify(client, "Could not render", line)
 
-    def _aim(self, splats: Splats) -> None:
-        """Let cameras that learn be where they are now."""
+    def _update_cameras(self, splats: Splats) -> None:
+        """Show learned cameras where they are now."""
         now = time.monotonic()
-        if self.poses is None or not self.poses.learns or now < self._aimed or self.page is None:
+        if self.poses is None or not self.poses.is_learned or now < self._next_cameras or self.page is None:
             return
-        self._aimed = now + AIM
-        views = self.poses.rig(self._given, splats, self._given.train).train
-        self.scene = self._given.moved([view.camera.to("cpu") for view in views])
-        self.page.aim([view.camera for view in self.scene.train])
+        self._next_cameras = now + CAMERA_SECONDS
+        views = self.poses.rig(self._initial_scene, splats, self._initial_scene.train).train
+        self.scene = self._initial_scene.with_cameras([view.camera.to("cpu") for view in views])
+        self.page.update_cameras([view.camera for view in self.scene.train])
 
-    def _count(self, done: int) -> None:
-        """Keep the pace."""
-        steps, since = self._before
+    def _measure_pace(self, steps_done: int) -> None:
+        """Update the moving average of steps per second."""
+        steps, since = self._counted
         now = time.monotonic()
-        if 0 < done - steps < 1000 and now > since:
-            pace = (done - steps) / (now - since)
-            self._pace = MEMORY * self._pace + (1 - MEMORY) * pace if self._pace else pace
-        self._before = (done, now)
+        if 0 < steps_done - steps < 1000 and now > since:
+            pace = (steps_done - steps) / (now - since)
+            before = self._steps_per_second
+            self._steps_per_second = EMA_DECAY * before + (1 - EMA_DECAY) * pace if before else pace
+        self._counted = (steps_done, now)
 
-    def _tell(self, step: int, splats: Splats, training: bool) -> None:
-        """Status and curves, now and then."""
+    def _update_status(self, step: int, splats: Splats, training: bool) -> None:
+        """Update the status and the curves of the page, if it is time."""
         now = time.monotonic()
-        if now < self._news or self.page is None or not self.turns.places:
+        if now < self._next_status or self.page is None or not self.queue.clients:
             return
-        self._news = now + NEWS
-        last = self.curves.last
+        self._next_status = now + STATUS_SECONDS
+        latest = self.curves.latest
         parts = [f"**step {step:,}** of {self.steps:,}", f"**{len(splats):,}** Gaussians"]
-        if "psnr_mean" in last:
-            parts.append(f"training view {last['psnr_mean']:.2f} dB")
-        if "test_psnr" in last:
-            parts.append(f"held-out {last['test_psnr']:.2f} dB")
-        if training and self._pace:
-            parts.append(f"{self._pace:.0f} steps/s")
+        for name, label in ((TRAIN_PSNR, "training views"), (EVAL_PSNR, "held-out views")):
+            if name in latest:
+                parts.append(f"{label} {latest[name]:.2f} dB")
+        if training and self._steps_per_second:
+            parts.append(f"{self._steps_per_second:.0f} steps/s")
         try:
-            self.page.status(" · ".join(parts), self.controls.paused)
-            self.page.draw(self.curves)
+            self.page.update_status(" · ".join(parts), self.controls.paused)
+            self.page.update_curves(self.curves)
         except Exception as error:
             warnings.warn(f"viewer: {error!r}", stacklevel=2)
 
 
-def _fresh(folder: Path, stem: str) -> Path:
-    """A file that is not there yet."""
-    number, path = 1, folder / f"{stem}.png"
+def _unused_path(folder: Path, stem: str) -> Path:
+    """Return the path of a PNG that does not exist yet."""
+    number = 1
+    path = folder / f"{stem}.png"
     while path.exists():
         number += 1
         path = folder / f"{stem}_{number}.png"

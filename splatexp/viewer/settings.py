@@ -1,4 +1,4 @@
-"""The settings of the page that shows a run."""
+"""The settings of the viewer."""
 
 from __future__ import annotations
 
@@ -12,37 +12,42 @@ from splatexp.settings.checks import check_range
 if TYPE_CHECKING:
     from splatexp.gaussians.splats import Splats
 
-Between = Callable[[int, "Splats"], None]
+StepCallback = Callable[
+    [int, "Splats"], None
+]  # is called after every step with its number (from 0) and the rows
 
 
 @dataclass
-class Viewer:
-    """A page in the browser that shows a run while it trains; `viewer=true` is short for `viewer.on=true`.
+class ViewerSettings:
+    """A web page that shows a run while it trains; `viewer=true` is short for `viewer.enabled=true`.
 
-    What it shows has no say in what is trained.
+    The viewer only reads the Gaussians: a run gives the same bits with and without it.
     """
 
-    on: bool = False
-    host: str = "127.0.0.1"  # 0.0.0.0: whoever can reach this machine may watch, pause and stop drawing
-    port: int = 8080  # where it is busy, the next free one is taken and told
-    share: float = 0.5  # of the time that may go into drawing while it trains
-    refresh: float = 1.0  # seconds between two pictures of a view that rests, while it trains
-    longest: int = 1280  # px, the longer side of a picture
+    enabled: bool = False
+    host: str = "127.0.0.1"  # address to listen on; 0.0.0.0 lets everyone who reaches this machine in
+    port: int = 8080  # where this port is busy, the next free one is taken
+    max_time_fraction: float = (
+        0.5  # of the time, at most, goes into rendering for clients while training
+    )
+    refresh_seconds: float = 1.0  # time between two images of a view that does not move, in training
+    max_resolution: int = 1280  # longer side of a rendered image, px
 
     def __post_init__(self) -> None:
         if not self.host:
             raise ValueError("viewer.host: expected the address of an interface of this machine, got ''")
         check_range("viewer.port", self.port, 1, 65535)
-        check_range("viewer.share", self.share, 0.01, 0.99)
-        check_range("viewer.refresh", self.refresh, 0)
-        check_range("viewer.longest", self.longest, 16)
+        check_range("viewer.max_time_fraction", self.max_time_fraction, 0.01, 0.99)
+        check_range("viewer.refresh_seconds", self.refresh_seconds, 0)
+        check_range("viewer.max_resolution", self.max_resolution, 16)
 
     def check(self) -> None:
-        """Look, if it is on, whether there can be a page.
+        """Check that a page can be served, if the viewer is enabled.
 
-        Raises: ImportError, one line, where its package is missing; ValueError for host and port.
+        Raises: ImportError, one line, where viser is not installed; ValueError for a host or port that cannot
+        be used.
         """
-        if not self.on:
+        if not self.enabled:
             return
         if find_spec("viser") is None:
             raise ImportError("viewer: viser is not installed; pip install 'splatexp[viewer]'")

@@ -16,13 +16,13 @@ from support.study_cases import HEIGHT, VIEWS, WIDTH, finished, settings, study,
 
 from splatexp.data.scene import View
 from splatexp.io import svg_plot
-from splatexp.io.figures import PAPER
-from splatexp.study import pictures
-from splatexp.study.fairness import percent
-from splatexp.study.findings import Metric, chance, decimal, find
+from splatexp.io.figures import BACKGROUND
+from splatexp.study import view_images
+from splatexp.study.fairness import format_percent
+from splatexp.study.findings import Metric, analyze, format_decimal, format_p
 from splatexp.study.report import page, write
 from splatexp.study.tables import cost_table, verdict_table
-from splatexp.study.text_report import latex, long_form, markdown
+from splatexp.study.text_report import latex, markdown, results_csv
 
 METRICS = ("psnr", "ssim")
 NASTY = "<script>alert(1)</script>"
@@ -35,7 +35,7 @@ def results(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def findings(results):
-    return find("A study", "adc", results, METRICS, "Which one?", "python -m splatexp.study study=it")
+    return analyze("A study", "adc", results, METRICS, "Which one?", "python -m splatexp.study study=it")
 
 
 @pytest.fixture(scope="module")
@@ -67,17 +67,17 @@ def test_a_distance_is_better_when_it_is_small(results):
     for run in results:
         views = [view | {"lpips_vgg": 40 - view["psnr"]} for view in run.views]
         far.append(altered(run, per_view=views))
-    found = find("", "adc", far, ["lpips_vgg"], "", "")
+    found = analyze("", "adc", far, ["lpips_vgg"], "", "")
     assert found.verdicts["lpips_vgg"]["error"].verdict == "better"
     assert found.verdicts["lpips_vgg"]["error"].difference < 0
 
 
 def test_a_metric_that_no_run_has_is_a_dash(results):
-    found = find("", "adc", results, ["psnr", "lpips_vgg"], "", "")
+    found = analyze("", "adc", results, ["psnr", "lpips_vgg"], "", "")
     assert found.verdicts["lpips_vgg"] == {}
     assert {row[6] for row in verdict_table(found, Metric("lpips_vgg")).rows} == {
         "baseline",
-        "nothing to pair",
+        "no paired views",
     }
     assert "LPIPS (VGG)" in page(found) and "missing values" in markdown(found)
 
@@ -87,13 +87,13 @@ def test_means_are_over_scenes_of_means_over_seeds(tmp_path):
         finished(tmp_path / f"{scene}{seed}", "adc", scene, seed, renders=False, train_seconds=float(seconds))
         for scene, seed, seconds in (("fox", 0, 10), ("fox", 1, 30), ("bonsai", 0, 80))
     ]
-    found = find(
+    found = analyze(
         "", "adc", [*runs, replace(altered(runs[2], train_seconds=40.0), variant="b")], ["psnr"], "", ""
     )
     assert found.mean("adc", "train_seconds") == 50
-    assert found.against("b", "train_seconds") == "−50 %"
-    assert found.spread("adc", "train_seconds", "fox") == pytest.approx((20, 200**0.5))
-    assert found.spread("b", "train_seconds", "fox") is None
+    assert found.relative_cost("b", "train_seconds") == "−50 %"
+    assert found.mean_and_std("adc", "train_seconds", "fox") == pytest.approx((20, 200**0.5))
+    assert found.mean_and_std("b", "train_seconds", "fox") is None
 
 
 def test_costs_are_told_absolutely_and_relatively(findings):
@@ -112,31 +112,31 @@ def test_one_run_more_or_less_is_refused(results):
 
 
 def test_numbers_for_people():
-    assert [decimal(value, 2, True) for value in (-0.001, 0.126, -0.3, None, float("inf"))] == [
+    assert [format_decimal(value, 2, True) for value in (-0.001, 0.126, -0.3, None, float("inf"))] == [
         "0.00", "+0.13", "−0.30", "–", "–",
     ]  # fmt: skip
-    assert decimal(1234567, 0) == "1,234,567"
-    assert [chance(value) for value in (0.0004, 0.0311, None)] == ["< 0.001", "0.031", "–"]
-    assert [percent(value) for value in (0, 0.017, -0.4, 0.123)] == ["0 %", "+1.7 %", "−40 %", "+12 %"]
+    assert format_decimal(1234567, 0) == "1,234,567"
+    assert [format_p(value) for value in (0.0004, 0.0311, None)] == ["< 0.001", "0.031", "–"]
+    assert [format_percent(value) for value in (0, 0.017, -0.4, 0.123)] == ["0 %", "+1.7 %", "−40 %", "+12 %"]
 
 
 # Markdown, CSV, LaTeX --------------------------------------------------------------------------------------
 
 
 def test_the_csv_holds_every_number(results, findings):
-    rows = list(csv.DictReader(io.StringIO(long_form(findings))))
+    rows = list(csv.DictReader(io.StringIO(results_csv(findings))))
     assert len(rows) == sum(len(run.views) for run in results)
     told = {(row["variant"], row["scene"], int(row["seed"]), row["view"]): row for row in rows}
     for run in results:
         for view in run.views:
             row = told[run.variant, run.scene, run.seed, view["view"]]
             assert float(row["psnr"]) == view["psnr"] and float(row["ssim"]) == view["ssim"]
-            assert row["truth_sha256"] == view["truth_sha256"] and row["num_gaussians"] == "60000"
+            assert row["target_sha256"] == view["target_sha256"] and row["num_gaussians"] == "60000"
 
 
 def test_the_markdown_has_the_tables(findings):
     text = markdown(findings)
-    for heading in ("Verdict", "Scene by scene", "What every variant changes", "Cost", "Provenance", "Runs"):
+    for heading in ("Verdict", "Scene by scene", "Changes of every variant", "Cost", "Provenance", "Runs"):
         assert f"\n## {heading}\n" in text
     for block in re.findall(r"(?:^\|.*\|\n)+", text, re.M):
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}) == 1
@@ -145,7 +145,7 @@ def test_the_markdown_has_the_tables(findings):
 
 def test_letters_with_a_meaning_are_told_as_they_are(results):
     odd = [replace(run, variant="a|b_<i>" if run.variant == "error" else run.variant) for run in results]
-    found = find(f"50 % & $x$ {NASTY}", "adc", odd, METRICS, "", "")
+    found = analyze(f"50 % & $x$ {NASTY}", "adc", odd, METRICS, "", "")
     assert "a\\|b\\_\\<i\\>" in markdown(found)
     text = latex(found)
     assert r"a\textbar{}b\_\textless{}i\textgreater{}" in text and r"50 \% \& \$x\$" in text
@@ -245,7 +245,7 @@ def test_nothing_from_a_file_is_taken_for_markup(tmp_path):
         finished(tmp_path / "a", f"base{NASTY}", git=NASTY, protocol=NASTY, **known),
         finished(tmp_path / "b", f"'\"{NASTY}", config=settings(NASTY), **known),
     ]
-    text = page(find(NASTY, f"base{NASTY}", runs, METRICS, NASTY, NASTY))
+    text = page(analyze(NASTY, f"base{NASTY}", runs, METRICS, NASTY, NASTY))
     assert NASTY not in text and text.count("<script>") == 1
     said = "".join(Reader(text).words)
     assert said.count(NASTY) > 10
@@ -253,13 +253,13 @@ def test_nothing_from_a_file_is_taken_for_markup(tmp_path):
 
 def test_a_baseline_alone_is_a_page_too(tmp_path):
     run = finished(tmp_path, "adc")
-    found = find("", "adc", [run], METRICS, "", "")
-    assert "Nothing to compare." in page(found) and latex(found) and markdown(found) and long_form(found)
+    found = analyze("", "adc", [run], METRICS, "", "")
+    assert "Nothing to compare." in page(found) and latex(found) and markdown(found) and results_csv(found)
 
 
 def test_runs_without_seeds_are_too_few(tmp_path):
     runs = list(pair(tmp_path))
-    text = page(find("", "adc", runs, METRICS, "", ""))
+    text = page(analyze("", "adc", runs, METRICS, "", ""))
     assert "too few runs to tell" in text and 'class="interval' not in text
 
 
@@ -277,7 +277,7 @@ def test_the_view_and_the_part_that_differ_are_shown(tmp_path):
         for seed in (0, 1)
         for name, more in (("adc", {}), ("b", {"config": config, "spots": spots}))
     ]
-    found = pictures.pairs(find("", "adc", runs, METRICS, "", ""), Metric("psnr"))["b"]
+    found = view_images.compare_views(analyze("", "adc", runs, METRICS, "", ""), Metric("psnr"))["b"]
     first = found[0]
     assert (first.view, first.seeds, len(found)) == (VIEWS[1], 2, 3) and first.difference < -0.3
     assert [crop.name for crop in first.crops] == ["truth", "adc", "b"]
@@ -295,22 +295,22 @@ def test_the_view_and_the_part_that_differ_are_shown(tmp_path):
 
 
 def test_scenes_take_turns(findings):
-    for found in pictures.pairs(findings, Metric("psnr")).values():
+    for found in view_images.compare_views(findings, Metric("psnr")).values():
         assert [pair.scene for pair in found] == ["fox", "bonsai", "fox", "bonsai"]
 
 
 def test_runs_without_renders_are_told(tmp_path):
     runs = list(pair(tmp_path))
-    text = page(find("", "adc", runs, METRICS, "", ""))
-    assert "adc / fox / seed 0 has no renders of it" in text and "splatexp.evaluation.render run=" in text
+    text = page(analyze("", "adc", runs, METRICS, "", ""))
+    assert "adc / fox / seed 0 has no renders of it" in text and "splatexp.render run=" in text
 
 
 def test_a_broken_picture_is_told(tmp_path):
     runs = [finished(tmp_path / "a", "adc"), finished(tmp_path / "b", "b", config=settings("size"))]
     for path in (tmp_path / "b" / "renders" / "plain").glob("*.png"):
         path.write_bytes(path.read_bytes()[:99])
-    found = pictures.pairs(find("", "adc", runs, METRICS, "", ""), Metric("psnr"))["b"]
-    assert all(pair.without and not pair.crops for pair in found)
+    found = view_images.compare_views(analyze("", "adc", runs, METRICS, "", ""), Metric("psnr"))["b"]
+    assert all(pair.reason and not pair.crops for pair in found)
 
 
 def test_pictures_of_another_size_are_told(tmp_path):
@@ -319,8 +319,8 @@ def test_pictures_of_another_size_are_told(tmp_path):
         with Image.open(path) as picture:
             smaller = picture.resize((picture.width // 2, picture.height // 2))
         smaller.save(path)
-    found = pictures.pairs(find("", "adc", runs, METRICS, "", ""), Metric("psnr"))["b"]
-    assert all("another size" in pair.without for pair in found)
+    found = view_images.compare_views(analyze("", "adc", runs, METRICS, "", ""), Metric("psnr"))["b"]
+    assert all("different size" in pair.reason for pair in found)
 
 
 def test_what_is_masked_is_no_error(tmp_path):
@@ -331,9 +331,9 @@ def test_what_is_masked_is_no_error(tmp_path):
         sheet = run.folder / "renders" / "0001.png"
         with Image.open(sheet) as picture:
             drawn = picture.convert("RGB")
-        drawn.paste(PAPER, (drawn.width - WIDTH, 0, drawn.width, 80))
+        drawn.paste(BACKGROUND, (drawn.width - WIDTH, 0, drawn.width, 80))
         drawn.save(sheet)
-    truths, _, mask = pictures._open(runs[1], VIEWS[0])
+    truths, _, mask = view_images._open_render(runs[1], VIEWS[0])
     assert truths.shape == (HEIGHT, WIDTH, 3) and mask[:80].max() == 0 and mask[80:].min() == 1
 
 
@@ -341,7 +341,7 @@ def test_what_is_masked_is_no_error(tmp_path):
 def test_a_view_has_the_file_that_it_was_saved_as(name):
     run = SimpleNamespace(folder=Path("f"))
     stem = View.stem.fget(SimpleNamespace(name=name))
-    assert pictures._place(run, name)[1].name == f"{stem}.png"
+    assert view_images._render_paths(run, name)[1].name == f"{stem}.png"
 
 
 # plots -----------------------------------------------------------------------------------------------------
@@ -353,7 +353,7 @@ ENDS += [(2e4, 9e5, True), (0.013, 0.6, True), (30.1, 30.2, True)]
 
 @pytest.mark.parametrize("low, high, log", ENDS)
 def test_ticks_lie_on_the_axis(low, high, log):
-    scale = svg_plot.spanning([low, high], 0, 100, log)
+    scale = svg_plot.fit_scale([low, high], 0, 100, log)
     ticks = scale.ticks()
     assert 2 <= len(ticks) <= 8 and all(0 <= scale(value) <= 100 for value in ticks)
     assert 0 < scale(low) < scale(high) < 100
@@ -361,7 +361,7 @@ def test_ticks_lie_on_the_axis(low, high, log):
 
 def test_one_value_has_an_axis_too():
     for value in (0.0, 60000.0, -2.0):
-        scale = svg_plot.spanning([value], 0, 100)
+        scale = svg_plot.fit_scale([value], 0, 100)
         assert 0 < scale(value) < 100 and scale.ticks()
 
 
@@ -380,13 +380,13 @@ def test_labels_do_not_touch():
 
 
 def test_an_interval_beyond_the_axis_ends_in_an_arrow():
-    inside, beyond = (svg_plot.interval(low, 0, 0.5, 1, "noise", "") for low in (-0.5, -5))
+    inside, beyond = (svg_plot.interval_bar(low, 0, 0.5, 1, "noise", "") for low in (-0.5, -5))
     assert "M8,8L2,13L8,18" in beyond and "M8,8L2,13L8,18" not in inside
-    assert "<circle" not in svg_plot.interval(2, 3, 4, 1, "better", "")
+    assert "<circle" not in svg_plot.interval_bar(2, 3, 4, 1, "better", "")
 
 
 def test_numbers_on_an_axis():
-    assert [svg_plot.compact(v) for v in (60000, 1.5e6, -0.25, 9999, 0)] == [
+    assert [svg_plot.format_tick(v) for v in (60000, 1.5e6, -0.25, 9999, 0)] == [
         "60k",
         "1.5M",
         "−0.25",

@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 from support.study_cases import STEPS, VIEWS, finished, settings, study
 
-from splatexp.settings.serialize import flat
-from splatexp.study.fairness import doubts, named
+from splatexp.settings.serialize import flatten_config
+from splatexp.study.fairness import find_issues, name_runs
 from splatexp.study.report import briefly
-from splatexp.study.results import ABSENT, changes, differences, read, shown
+from splatexp.study.results import ABSENT, changes, differences, format_setting, read_result
 
 
 @pytest.fixture(scope="module")
@@ -21,10 +21,10 @@ def results(tmp_path_factory):
 
 def test_a_run_is_read_back(tmp_path):
     run = finished(tmp_path, "adc", "fox", 2, count=500)
-    assert (run.name, run.key, run.size) == ("adc / fox / seed 2", ("fox", 2), 248 * 500)
-    assert run.config["densify.grow.score"] == "grad2d" and run.config["densify"] == "Ruled"
+    assert (run.label, run.pair_key, run.size) == ("adc / fox / seed 2", ("fox", 2), 248 * 500)
+    assert run.config["densify.grow.score"] == "grad2d" and run.config["densify"] == "RuleStrategy"
     assert [view["view"] for view in run.views] == list(VIEWS)
-    assert len(run.rows) == STEPS // 10 and run.rows[-1]["num_gaussians"] == "500"
+    assert len(run.log_rows) == STEPS // 10 and run.log_rows[-1]["num_gaussians"] == "500"
 
 
 def test_what_hydra_wrote_says_the_same_as_the_journal(tmp_path):
@@ -34,25 +34,25 @@ def test_what_hydra_wrote_says_the_same_as_the_journal(tmp_path):
     (tmp_path / "run.json").unlink()
     (tmp_path / ".hydra").mkdir()
     (tmp_path / ".hydra" / "config.yaml").write_text(yaml.safe_dump(settings()))
-    assert not differences(run.config, read(tmp_path, "adc", "fox", 0).config)
+    assert not differences(run.config, read_result(tmp_path, "adc", "fox", 0).config)
 
 
 def test_a_run_without_rows_can_be_read(tmp_path):
     finished(tmp_path, "adc")
     (tmp_path / "metrics.csv").unlink()
-    assert read(tmp_path, "adc", "fox", 0).rows == []
+    assert read_result(tmp_path, "adc", "fox", 0).log_rows == []
 
 
 @pytest.mark.parametrize(
     "name, text, words",
     [
         ("metrics.json", None, "expected a finished run"),
-        ("metrics.json", "{", "not a readable result file"),
+        ("metrics.json", "{", "expected JSON, got"),
         ("metrics.json", "[]", "expected an object, got list"),
         ("metrics.json", "{}", "expected views in per_view, got None"),
         ("metrics.json", '{"per_view": [1]}', "expected views in per_view"),
-        ("run.json", None, "no run.json and no"),
-        ("run.json", "{", "not a readable result file"),
+        ("run.json", None, "expected run.json or .hydra/config.yaml in it"),
+        ("run.json", "{", "expected JSON, got"),
         ("run.json", "{}", "expected the config of a run, got NoneType"),
     ],
 )
@@ -60,7 +60,7 @@ def test_what_is_no_finished_run_is_one_line(tmp_path, name, text, words):
     finished(tmp_path, "adc", renders=False)
     (tmp_path / name).unlink() if text is None else (tmp_path / name).write_text(text)
     with pytest.raises((OSError, ValueError), match=words) as error:
-        read(tmp_path, "adc", "fox", 0)
+        read_result(tmp_path, "adc", "fox", 0)
     assert "\n" not in str(error.value) and str(tmp_path) in str(error.value)
 
 
@@ -69,8 +69,8 @@ def test_a_broken_hydra_config_is_one_line(tmp_path):
     (tmp_path / "run.json").unlink()
     (tmp_path / ".hydra").mkdir()
     (tmp_path / ".hydra" / "config.yaml").write_text("a: [1\nb: 2")
-    with pytest.raises(ValueError, match="not readable") as error:
-        read(tmp_path, "adc", "fox", 0)
+    with pytest.raises(ValueError, match="expected YAML, got") as error:
+        read_result(tmp_path, "adc", "fox", 0)
     assert "\n" not in str(error.value)
 
 
@@ -78,15 +78,15 @@ def test_a_broken_hydra_config_is_one_line(tmp_path):
 
 
 def test_settings_that_cannot_change_a_number_are_no_difference():
-    one = flat(settings(scene="fox", seed=0))
+    one = flatten_config(settings(scene="fox", seed=0))
     silent = {"threads": 8, "log_every": 5, "tracker": {}, "resume": "auto", "evaluate": {"renders": False}}
-    other = flat(settings(scene="elsewhere", seed=3, **silent))
+    other = flatten_config(settings(scene="elsewhere", seed=3, **silent))
     assert differences(one, other) == {}
 
 
 def test_a_difference_has_both_sides():
-    one, other = flat(settings(steps=10)), flat(settings(score="size", steps=20, new=1))
-    told = {"steps": (10, 20), "densify.grow.score": ("grad2d", "size"), "new": (ABSENT, 1)}
+    one, other = flatten_config(settings(steps=10)), flatten_config(settings(score="size", steps=20, oom="shrink"))
+    told = {"steps": (10, 20), "densify.grow.score": ("grad2d", "size"), "oom": (ABSENT, "shrink")}
     assert differences(one, other) == told
     assert differences(other, one) == {key: pair[::-1] for key, pair in told.items()}
 
@@ -96,7 +96,7 @@ def test_a_difference_has_both_sides():
     [(1, 1.0, True), ([1], (1,), True), (True, 1, False), ([1, 2], [1], False), ("inf", float("inf"), True)],
 )
 def test_what_counts_as_the_same_value(one, other, same):
-    assert (differences({"key": one}, {"key": other}) == {}) == same
+    assert (differences({"steps": one}, {"steps": other}) == {}) == same
 
 
 def test_a_part_that_one_side_lacks_is_one_line():
@@ -104,14 +104,14 @@ def test_a_part_that_one_side_lacks_is_one_line():
     curve = {"_target_": "splatexp.schedules.curve.Curve", "kind": "constant"}
     other = settings()
     other["densify"] = other["densify"] | {"tag": rule | {"anneal": curve}}
-    lines = changes(flat(settings()), flat(other))
+    lines = changes(flatten_config(settings()), flatten_config(other))
     assert lines == {"densify.tag": (ABSENT, "Rule(operate=prune, anneal=Curve, anneal.kind=constant)")}
 
 
 def test_a_class_that_is_exchanged_tells_its_own_settings():
     one = {"importance": {"_target_": "splatexp.importance.learned.NONE"}}
     other = {"importance": {"_target_": "splatexp.importance.logit.Logit", "start": 300}}
-    lines = changes(flat(one), flat(other))
+    lines = changes(flatten_config(one), flatten_config(other))
     assert lines == {"importance": ("NONE", "Logit(start=300)")}
 
 
@@ -124,7 +124,15 @@ def test_many_changes_are_told_in_brief():
 
 def test_values_as_the_command_line_has_them():
     values = (True, None, 1e-15, 0.1 + 0.2, [1, "a"], "", "word")
-    assert [shown(value) for value in values] == ["true", "null", "1e-15", "0.3", "[1,a]", "''", "word"]
+    assert [format_setting(value) for value in values] == [
+        "true",
+        "null",
+        "1e-15",
+        "0.3",
+        "[1,a]",
+        "''",
+        "word",
+    ]
 
 
 # what is unfair --------------------------------------------------------------------------------------------
@@ -141,14 +149,14 @@ def pair(tmp_path):
 
 
 def test_a_fair_comparison_has_no_doubts(results):
-    assert doubts(results, "adc") == []
+    assert find_issues(results, "adc") == []
 
 
 def test_a_count_within_one_percent_is_fair(tmp_path):
     base, other = pair(tmp_path)
-    assert doubts([base, altered(other, num_gaussians=60500)], "adc") == []
-    (doubt,) = doubts([base, altered(other, num_gaussians=61000)], "adc")
-    assert doubt.about == "number of Gaussians" and "error +1.7 %" in doubt.text and doubt.grave
+    assert find_issues([base, altered(other, num_gaussians=60500)], "adc") == []
+    (issue,) = find_issues([base, altered(other, num_gaussians=61000)], "adc")
+    assert issue.topic == "number of Gaussians" and "error +1.7 %" in issue.message and issue.severe
 
 
 @pytest.mark.parametrize(
@@ -160,50 +168,50 @@ def test_a_count_within_one_percent_is_fair(tmp_path):
         ("code", True, {"trained_with": {"code_sha256": "ef" * 32}}, "efefefefefef in error"),
         ("packages", True, {"packages": {"python": "3.11.7", "torch": "2.9.0"}}, "torch 2.9.0 in error"),
         ("hardware", False, {"hardware": {"cpu": "Xeon", "threads": 1}}, "cpu Xeon"),
-        ("shrunk runs", True, {"run": {"shrunk": [{"step": 3}], "resumed": []}}, "error: ran out of memory"),
-        ("resumed runs", False, {"run": {"shrunk": [], "resumed": [30]}}, "error: interrupted"),
+        ("reduced runs", True, {"run": {"oom_reductions": [{"step": 3}], "resumed_at": []}}, "error: ran out of memory"),
+        ("resumed runs", False, {"run": {"oom_reductions": [], "resumed_at": [30]}}, "error: interrupted"),
         ("uncommitted code", False, {"git": "abc123-dirty"}, "error: ran on a checkout"),
     ],
 )  # fmt: skip
 def test_every_unfairness_is_found(tmp_path, about, grave, change, words):
     base, other = pair(tmp_path)
-    found = {doubt.about: doubt for doubt in doubts([base, altered(other, **change)], "adc")}
-    assert words in found[about].text and found[about].grave == grave
+    found = {issue.topic: issue for issue in find_issues([base, altered(other, **change)], "adc")}
+    assert words in found[about].message and found[about].severe == grave
 
 
 def test_other_steps_are_unfair(tmp_path):
     base, other = pair(tmp_path)
-    (doubt,) = doubts([base, replace(other, config=other.config | {"steps": 7})], "adc")
-    assert doubt.about == "steps" and "fox: 100 in adc; 7 in error" in doubt.text
+    (issue,) = find_issues([base, replace(other, config=other.config | {"steps": 7})], "adc")
+    assert issue.topic == "steps" and "fox: 100 in adc; 7 in error" in issue.message
 
 
 def test_other_pictures_are_unfair(tmp_path):
     base, other = pair(tmp_path)
-    views = [view | {"truth_sha256": "other"} for view in other.views[:1]] + other.views[1:]
-    (doubt,) = doubts([base, altered(other, per_view=views)], "adc")
-    assert doubt.about == "ground truth" and "1 views" in doubt.text and VIEWS[0] in doubt.text
+    views = [view | {"target_sha256": "other"} for view in other.views[:1]] + other.views[1:]
+    (issue,) = find_issues([base, altered(other, per_view=views)], "adc")
+    assert issue.topic == "ground truth" and "1 views" in issue.message and VIEWS[0] in issue.message
 
 
 def test_other_views_are_unfair(tmp_path):
     base, other = pair(tmp_path)
-    (doubt,) = doubts([base, altered(other, per_view=other.views[1:])], "adc")
-    assert doubt.about == "held-out views"
+    (issue,) = find_issues([base, altered(other, per_view=other.views[1:])], "adc")
+    assert issue.topic == "held-out views"
 
 
 def test_a_missing_value_is_told(tmp_path):
     base, other = pair(tmp_path)
     views = [view | {"ssim": None} for view in other.views]
-    (doubt,) = doubts([base, altered(other, per_view=views)], "adc")
-    assert doubt.about == "missing values" and "no ssim" in doubt.text
-    assert doubts([base, altered(other, per_view=views)], "adc", ("psnr",)) == []
+    (issue,) = find_issues([base, altered(other, per_view=views)], "adc")
+    assert issue.topic == "missing values" and "no ssim" in issue.message
+    assert find_issues([base, altered(other, per_view=views)], "adc", ("psnr",)) == []
 
 
 def test_missing_runs_are_named(results):
-    gone = [run for run in results if run.name != "error / fox / seed 1"]
-    gone = [run for run in gone if run.key != ("bonsai", 2)]
-    (doubt,) = doubts(gone, "adc")
-    assert doubt.about == "missing runs"
-    assert "error / fox / seed 1" in doubt.text and "every variant / bonsai / seed 2" in doubt.text
+    gone = [run for run in results if run.label != "error / fox / seed 1"]
+    gone = [run for run in gone if run.pair_key != ("bonsai", 2)]
+    (issue,) = find_issues(gone, "adc")
+    assert issue.topic == "missing runs"
+    assert "error / fox / seed 1" in issue.message and "every variant / bonsai / seed 2" in issue.message
 
 
 def test_settings_that_hang_on_the_scene_are_told(results):
@@ -213,29 +221,36 @@ def test_settings_that_hang_on_the_scene_are_told(results):
         else run
         for run in results
     ]
-    (doubt,) = doubts(odd, "adc")
-    assert doubt.about == "per-scene overrides" and doubt.grave and "densify.max_gaussians" in doubt.text
-    alike = [replace(run, config=run.config | {"cap": len(run.scene)}) for run in results]
-    (doubt,) = doubts(alike, "adc")
+    (issue,) = find_issues(odd, "adc")
+    assert issue.topic == "per-scene overrides" and issue.severe and "densify.max_gaussians" in issue.message
+    alike = [replace(run, config=run.config | {"densify.cap": len(run.scene)}) for run in results]
+    (issue,) = find_issues(alike, "adc")
     assert (
-        doubt.about == "per-scene overrides" and not doubt.grave and "cap 3 in fox, 6 in bonsai" in doubt.text
+        issue.topic == "per-scene overrides"
+        and not issue.severe
+        and "densify.cap 3 in fox, 6 in bonsai" in issue.message
     )
 
 
 def test_settings_that_hang_on_the_seed_are_told(results):
-    odd = [replace(run, config=run.config | {"cap": run.seed}) for run in results]
-    assert {doubt.about for doubt in doubts(odd, "adc")} == {"settings"}
+    odd = [replace(run, config=run.config | {"densify.cap": run.seed}) for run in results]
+    assert {issue.topic for issue in find_issues(odd, "adc")} == {"settings"}
 
 
 def test_a_variant_without_a_change_is_told(tmp_path):
     base = finished(tmp_path / "base", "adc", renders=False)
-    (doubt,) = doubts([base, replace(base, variant="same")], "adc")
-    assert doubt.about == "settings" and "same has the settings of adc" in doubt.text
+    (issue,) = find_issues([base, replace(base, variant="same")], "adc")
+    assert issue.topic == "settings" and "same has the same settings as adc" in issue.message
 
 
 def test_runs_are_named_in_few_words(results):
-    pick = [run for run in results if run.variant == "error" or run.key == ("fox", 0)]
-    assert named(pick, results) == "adc / fox / seed 0, error, coarse / fox / seed 0, alike / fox / seed 0"
+    pick = [run for run in results if run.variant == "error" or run.pair_key == ("fox", 0)]
+    assert (
+        name_runs(pick, results) == "adc / fox / seed 0, error, coarse / fox / seed 0, alike / fox / seed 0"
+    )
     pick = [run for run in results if run.variant == "adc" and run.scene == "fox"]
-    assert named(pick, results) == "adc / fox"
-    assert named(results[1:], results).endswith("more") or len(named(results[1:], results).split(", ")) <= 6
+    assert name_runs(pick, results) == "adc / fox"
+    assert (
+        name_runs(results[1:], results).endswith("more")
+        or len(name_runs(results[1:], results).split(", ")) <= 6
+    )

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from support.command import python
 
-from splatexp.config.build import build, compose, conf_dir, merged
-from splatexp.study.plan import Budget, Study, rows_of_bytes
-from splatexp.study.runner import Order, check, conduct
+from splatexp.config.build import build, build_from_file, compose, conf_dir
+from splatexp.study.plan import Budget, Study, gaussians_for_bytes
+from splatexp.study.runner import StudyRequest, check_variants, run_study
 
 READY = sorted(path.stem for path in (conf_dir() / "study").glob("*.yaml"))
 TINY = ["data.size=48", "data.train_views=5", "data.test_views=2", "data.points=150", "data.samples=1"]
@@ -31,9 +31,9 @@ def here(tmp_path, monkeypatch):
 
 
 def order(folder="out", **more):
-    settings = {"title": "Tiny", "baseline": "plain", "steps": 20, "seeds": 2, "common": TINY}
+    settings = {"title": "Tiny", "baseline": "plain", "steps": 20, "seeds": 2, "common_overrides": TINY}
     settings["variants"] = {"plain": [], "fast means": ["optimizer.means=0.002"]}
-    return Order(**(settings | more), folder=folder)
+    return StudyRequest(**(settings | more), folder=folder)
 
 
 @pytest.mark.parametrize("name", READY)
@@ -41,33 +41,33 @@ def test_every_ready_study_is_well_formed(name):
     Path("lego").mkdir()
     Path("lego", "transforms.json").write_text("{}")
     words = ["seeds=2"] + (["scenes=[lego]"] if name == "head" else [])  # of photographs alone
-    made = merged(Order, conf_dir() / "study" / f"{name}.yaml", words)
-    check(made)
+    made = build_from_file(StudyRequest, conf_dir() / "study" / f"{name}.yaml", words)
+    check_variants(made)
     tasks = list(made.tasks())
-    assert len(tasks) == 2 * len(made.variants) * len(made.budgets or [0]) and made.title
-    assert len({task.place for task in tasks}) == len(tasks)
+    assert len(tasks) == 2 * len(made.variants) * len(made.gaussian_budgets or [0]) and made.title
+    assert len({task.folder for task in tasks}) == len(tasks)
     assert tasks[0].variant.startswith(made.baseline)
 
 
 def test_a_study_runs_what_is_missing_and_reports(capsys):
-    pages, failed = conduct(order())
+    pages, failed = run_study(order())
     assert pages == [Path("out/report.html")] and not failed
     assert {path.name for path in Path("out").iterdir()} >= {"report.md", "report.tex", "results.csv", "runs"}
     assert "fast means" in Path("out/report.md").read_text()
     times = {path: path.stat().st_mtime_ns for path in Path("out/runs").rglob("metrics.json")}
     assert len(times) == 4
-    conduct(order(seeds=3))
+    run_study(order(seeds=3))
     again = {path: path.stat().st_mtime_ns for path in Path("out/runs").rglob("metrics.json")}
     assert len(again) == 6 and times.items() <= again.items(), "what is done is not run again"
-    conduct(order("other", seeds=1))
+    run_study(order("other", seeds=1))
     assert not list(Path("other").rglob("metrics.json")), "another study shares it"
     assert Path("other/report.html").exists()
 
 
 def test_with_other_settings_the_old_runs_are_kept(capsys):
-    conduct(order(seeds=1))
+    run_study(order(seeds=1))
     before = {path: path.stat().st_mtime_ns for path in Path("out/runs").rglob("metrics.json")}
-    assert conduct(order(seeds=1, steps=25))[1] == 0
+    assert run_study(order(seeds=1, steps=25))[1] == 0
     after = {path: path.stat().st_mtime_ns for path in Path("out/runs").rglob("metrics.json")}
     assert (
         len(after) == 4
@@ -78,13 +78,13 @@ def test_with_other_settings_the_old_runs_are_kept(capsys):
 
 def test_one_run_that_fails_does_not_end_the_study(capsys):
     variants = {"plain": [], "broken": ["data.size=3"]}
-    pages, failed = conduct(order(variants=variants, seeds=1))
+    pages, failed = run_study(order(variants=variants, seeds=1))
     assert failed == 1 and pages and "broken  builtin  seed 0  failed: " in capsys.readouterr().err
 
 
 def test_runs_in_several_processes_are_those_of_one(capsys):
-    conduct(order(jobs=2))
-    conduct(order("single", force=True))
+    run_study(order(jobs=2))
+    run_study(order("single", force=True))
     for path in Path("out/runs").rglob("metrics.json"):
         other = Path("single", *path.parts[1:])
         assert json.loads(path.read_text())["per_view"] == json.loads(other.read_text())["per_view"]
@@ -92,22 +92,22 @@ def test_runs_in_several_processes_are_those_of_one(capsys):
 
 def test_budgets_are_kept(capsys):
     growing = {"plain": ["densify=adc", "densify.stop=0"], "other": ["densify=mcmc", "densify.stop=0"]}
-    conduct(order(variants=growing, seeds=1, budgets=[160, 200]))
+    run_study(order(variants=growing, seeds=1, gaussian_budgets=[160, 200]))
     counts = [
         json.loads(path.read_text())["num_gaussians"] for path in Path("out/runs").rglob("metrics.json")
     ]
     assert sorted(counts) == [160, 160, 200, 200]
     assert Path("out/report.html").exists() and Path("out/160/report.html").exists()
     size = 2048 + 4 * (14 + 3 * 16) * 170
-    assert rows_of_bytes(size, 3) == 170 and rows_of_bytes(size, 0) > 170
+    assert gaussians_for_bytes(size, 3) == 170 and gaussians_for_bytes(size, 0) > 170
     degrees = {name: [*words, "densify.stop=0"] for name, words in DEGREES.items()}
-    conduct(order("bytes", variants=degrees, seeds=1, budget=Budget(bytes=size)))
+    run_study(order("bytes", variants=degrees, seeds=1, budget=Budget(bytes=size)))
     sizes = [path.stat().st_size for path in Path("bytes/runs").rglob("point_cloud.ply")]
     assert len(sizes) == 2 and all(abs(each - size) < 2048 for each in sizes)
 
 
 def test_seconds_are_reached_by_steps(capsys):
-    conduct(order(variants={"plain": []}, seeds=1, budget=Budget(seconds=0.4)))
+    run_study(order(variants={"plain": []}, seeds=1, budget=Budget(seconds=0.4)))
     runs = [json.loads(path.read_text()) for path in Path("out/runs").rglob("metrics.json")]
     assert len(runs) > 1 and min(abs(run["train_seconds"] - 0.4) for run in runs) < 0.25
 
@@ -123,7 +123,7 @@ def test_seconds_are_reached_by_steps(capsys):
         (["only=[nobody]"], "only: expected variants (adc, "),
         (["colour=3"], "colour: no such key"),
         (["steps=many"], "steps: expected a whole number"),
-        (["common=[densify.colour=3]"], "adc: densify.colour: no such key"),
+        (["common_overrides=[densify.colour=3]"], "adc: densify.colour: no such key"),
     ],
 )
 def test_bad_input_is_one_line(words, text, capsys, monkeypatch):
@@ -137,7 +137,7 @@ def test_bad_input_is_one_line(words, text, capsys, monkeypatch):
 
 def test_the_command(tmp_path):
     (tmp_path / "mine.yaml").write_text(
-        f"title: T\nbaseline: a\nsteps: 5\ncommon: {TINY}\nvariants: {{a: []}}\n"
+        f"title: T\nbaseline: a\nsteps: 5\ncommon_overrides: {TINY}\nvariants: {{a: []}}\n"
     )
     done = python("-m", "splatexp.study", "study=mine.yaml", "seeds=1", cwd=tmp_path)
     assert (
@@ -147,6 +147,6 @@ def test_the_command(tmp_path):
     assert (tmp_path / "multirun/studies/mine/report.html").exists()
     run = tmp_path / "multirun/studies/mine/runs/a/builtin/0"
     assert build(compose([])) and (run / ".hydra" / "config.yaml").exists()
-    again = python("-m", "splatexp.evaluation.evaluate", f"run={run}", cwd=tmp_path)
+    again = python("-m", "splatexp.evaluate", f"run={run}", cwd=tmp_path)
     assert "psnr" in again.stdout
     assert isinstance(Study(variants={"a": []}, baseline="a"), Study)

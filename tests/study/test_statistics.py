@@ -62,8 +62,8 @@ def test_a_mean_over_scenes_of_runs_of_views():
     found = compare(baseline | {("c", 0, "v"): 4.0}, variant | {("b", 0, "z"): 4.0})
     assert found.per_scene == {"a": 0.5, "b": 0.5}  # ((1 + 3) / 2 - 1) / 2 and (3 - 2) / 2
     assert found.difference == 0.5
-    assert (found.pairs, found.dropped, found.scenes, found.seeds) == (5, 2, 2, 2)
-    assert found.noise == pytest.approx(math.sqrt((4.5 + 12.5) / 2))
+    assert (found.num_pairs, found.num_unpaired, found.scenes, found.seeds) == (5, 2, 2, 2)
+    assert found.noise_std == pytest.approx(math.sqrt((4.5 + 12.5) / 2))
 
 
 def test_a_scene_with_many_views_weighs_no_more():
@@ -77,7 +77,7 @@ def test_a_scene_with_many_views_weighs_no_more():
 def test_more_views_are_not_more_observations():
     few, many = compare(*arms([0.1, 0.3, 0.5])), compare(*arms([0.1, 0.3, 0.5], views=200))
     assert (few.low, few.high, few.p) == pytest.approx((many.low, many.high, many.p))
-    assert many.pairs == 600
+    assert many.num_pairs == 600
 
 
 @pytest.mark.parametrize(("sign", "verdict"), [(1, "better"), (-1, "worse")])
@@ -97,7 +97,7 @@ def test_lower_is_better_turns_the_verdict_and_nothing_else():
 def test_identical_arms_are_within_noise():
     baseline, _ = arms([0.0] * 3, [0.0] * 3)
     found = compare(baseline, baseline)
-    assert found.verdict == "within noise" and found.difference == 0 and found.p == found.p_ranks == 1
+    assert found.verdict == "within noise" and found.difference == 0 and found.p == found.p_wilcoxon == 1
     assert found.low <= 0 <= found.high and found.high < 1e-9 and found.seeds_needed is None
 
 
@@ -113,13 +113,13 @@ def test_what_never_varies_is_settled():
     counts = arms([500.0] * 2, [500.0] * 2)  # such as a number of Gaussians under a cap
     found = compare(*counts, higher_is_better=False)
     assert found.verdict == "worse" and found.low == pytest.approx(500) == found.high
-    assert found.p_ranks == 0.125  # 2 / 2^4, all of one size
+    assert found.p_wilcoxon == 0.125  # 2 / 2^4, all of one size
 
 
 def test_one_seed_is_too_few():
     found = compare(*arms([5.0], [5.1], views=20))
-    assert found.verdict == "too few" and found.units == "scenes"
-    assert (found.low, found.high, found.p, found.noise) == (-math.inf, math.inf, 1, None)
+    assert found.verdict == "too few" and found.observation_unit == "scenes"
+    assert (found.low, found.high, found.p, found.noise_std) == (-math.inf, math.inf, 1, None)
     assert found.difference == pytest.approx(5.05) and found.seeds_needed is None
     assert compare(*arms([5.0], [5.1, 5.0, 5.2])).verdict == "too few"
 
@@ -127,10 +127,10 @@ def test_one_seed_is_too_few():
 def test_six_scenes_of_one_seed_stand_for_themselves():
     gains = [[1.0 + 0.1 * x] for x in normal(1, 6)]
     found, values = compare(*arms(*gains)), np.array(gains)[:, 0]
-    assert found.verdict == "better" and found.units == "scenes" and found.seeds == 1
+    assert found.verdict == "better" and found.observation_unit == "scenes" and found.seeds == 1
     low, high = stats.ttest_1samp(values, 0).confidence_interval()
     assert (found.low, found.high) == pytest.approx((low, high), abs=0.1 * (high - low) / 2)
-    assert found.p_ranks == pytest.approx(stats.wilcoxon(values).pvalue)
+    assert found.p_wilcoxon == pytest.approx(stats.wilcoxon(values).pvalue)
     assert compare(*arms(*gains[:5])).verdict == "too few"
 
 
@@ -178,7 +178,9 @@ def test_with_many_runs_it_is_the_plain_cluster_bootstrap():
 def test_the_ranks_are_scipys(count):
     values = 0.3 + normal(count, count)
     runs = arms(*np.array_split(values, max(1, count // 2)))
-    assert compare(*runs).p_ranks == pytest.approx(stats.wilcoxon(values, method="exact").pvalue, abs=1e-12)
+    assert compare(*runs).p_wilcoxon == pytest.approx(
+        stats.wilcoxon(values, method="exact").pvalue, abs=1e-12
+    )
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -189,7 +191,7 @@ def test_ranks_with_ties_and_zeros_are_exact(seed):
     ranks = stats.rankdata(abs(moved))
     sums = np.array(list(itertools.product([-1, 1], repeat=len(moved)))) @ ranks  # every sign as likely
     expected = np.mean(abs(sums) >= abs(ranks @ np.sign(moved)) - 1e-9)
-    assert compare(zero, dict(zip(zero, values, strict=True))).p_ranks == pytest.approx(expected)
+    assert compare(zero, dict(zip(zero, values, strict=True))).p_wilcoxon == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(("size", "expected"), [(0.2, 199), (0.5, 34), (0.8, 15), (1.0, 10)])
@@ -306,8 +308,8 @@ def close(*numbers):
 def test_swapped_arms_give_the_opposite(both):
     there, back = quick(*both), quick(*reversed(both))
     assert (back.difference, back.low, back.high) == (-there.difference, -there.high, -there.low)
-    assert (back.p, back.p_ranks, back.seeds_needed, back.noise) == (
-        *(there.p, there.p_ranks, there.seeds_needed, there.noise),
+    assert (back.p, back.p_wilcoxon, back.seeds_needed, back.noise_std) == (
+        *(there.p, there.p_wilcoxon, there.seeds_needed, there.noise_std),
     )
     swapped = {"better": "worse", "worse": "better"}
     assert back.verdict == swapped.get(there.verdict, there.verdict)
@@ -320,7 +322,7 @@ def test_a_shift_of_the_variant_shifts_the_interval(both, shift):
     moved = quick(both[0], {key: value + shift for key, value in both[1].items()})
     ends = there.difference + shift, there.low + shift, there.high + shift
     assert (moved.difference, moved.low, moved.high) == close(*ends)
-    assert (moved.noise or 0) == pytest.approx(there.noise or 0, abs=1e-9)
+    assert (moved.noise_std or 0) == pytest.approx(there.noise_std or 0, abs=1e-9)
 
 
 @given(studies, st.randoms(use_true_random=False))
@@ -340,7 +342,7 @@ def test_interval_p_and_verdict_agree(both):
     found = quick(*both)
     out = found.low > 0 or found.high < 0
     assert out == (found.p <= 0.05) == (found.verdict in ("better", "worse"))
-    assert found.low <= found.difference <= found.high and 0 < found.p <= 1 and 0 < found.p_ranks <= 1
+    assert found.low <= found.difference <= found.high and 0 < found.p <= 1 and 0 < found.p_wilcoxon <= 1
     assert found.seeds_needed is None or found.seeds < found.seeds_needed <= 1000
 
 
@@ -369,7 +371,7 @@ def rates(setting: Setting) -> Rates:
     return simulate(setting, STUDIES)
 
 
-def chance(count: float, share: float) -> tuple[float, float]:
+def binomial_tails(count: float, share: float) -> tuple[float, float]:
     """How likely so few of the studies, and so many, are at this share."""
     count = round(count * STUDIES)
     law = stats.binom(STUDIES, share)
@@ -388,11 +390,11 @@ USUAL = [
 @pytest.mark.parametrize("setting", USUAL, ids=str)
 def test_the_interval_holds_the_truth_and_the_verdict_is_rarely_false(setting):
     found = rates(setting)
-    too_bold, _ = chance(found.coverage, 0.94)
-    _, too_often = chance(found.settled, 0.055)
+    too_bold, _ = binomial_tails(found.coverage, 0.94)
+    _, too_often = binomial_tails(found.settled, 0.055)
     assert too_bold > 1e-3 and too_often > 1e-3, found
     if setting.seeds > 2:
-        assert chance(found.coverage, 0.975)[1] > 1e-3, found
+        assert binomial_tails(found.coverage, 0.975)[1] > 1e-3, found
 
 
 @pytest.mark.parametrize(

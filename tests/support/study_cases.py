@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from splatexp.io.figures import save_comparison, save_png
-from splatexp.study.results import Result, read
+from splatexp.study.results import Result, read_result
 
 WIDTH, HEIGHT, STEPS = 320, 200, 100
 VIEWS = ("0001.jpg", "test/r_7.png", "odd name.tar.png")
@@ -42,7 +42,7 @@ def settings(score: str = "grad2d", scene: str = "fox", seed: int = 0, **changes
         "score": score,
         "share": 0.0,
     }
-    densify = {"_target_": "splatexp.densify.strategy.Ruled", "max_gaussians": 60000, "grow": rule}
+    densify = {"_target_": "splatexp.densify.strategy.RuleStrategy", "max_gaussians": 60000, "grow": rule}
     config = {
         "_target_": "splatexp.run.run.Run", "steps": STEPS, "seed": seed, "threads": 1,
         "data": {"_target_": "splatexp.data.colmap.Colmap", "path": f"/data/{scene}", "downscale": 1},
@@ -59,7 +59,7 @@ def finished(
 ) -> Result:  # fmt: skip
     """Write a finished run and read it back.
 
-    amount: of noise in its pictures. spots: view -> where a part of it is missing. changes: to metrics.json.
+    amount: of noise in its view_images. spots: view -> where a part of it is missing. changes: to metrics.json.
     """
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
@@ -72,7 +72,7 @@ def finished(
             "width": WIDTH,
             "height": HEIGHT,
             "masked": False,
-            "truth_sha256": f"{index:064x}",
+            "target_sha256": f"{index:064x}",
         }
         row |= {"psnr": -10 * np.log10(mse), "psnr_u8": -10 * np.log10(mse), "ssim": 1 - 8 * mse}
         rows.append(row)
@@ -87,9 +87,9 @@ def finished(
         "num_gaussians": count, "train_seconds": 90.0 + seed, "wall_seconds": 95.0,
         "peak_memory_bytes": 5 * 10**8,
         "bytes_on_disk": {"point_cloud.ply": 248 * count, "point_cloud.splat": 32 * count},
-        "protocol": "splatexp-1.every8.x1.dac41b64", "left_out": {}, "overrides": [f"seed={seed}"],
+        "protocol": "splatexp-1.every8.x1.dac41b64", "skipped": {}, "overrides": [f"seed={seed}"],
         "scene": {"name": scene, "train_views": 9, "test_views": len(rows), "data_sha256": data},
-        "run": {"id": f"{variant}{seed}".encode().hex()[:16], "resumed": [], "shrunk": []},
+        "run": {"id": f"{variant}{seed}".encode().hex()[:16], "resumed_at": [], "oom_reductions": []},
         "command": ["python", "-m", "splatexp", f"seed={seed}"], "code_sha256": "c0de" * 16, "git": "abc123",
         "packages": {"python": "3.11.7", "torch": "2.13.0"},
         "hardware": {"cpu": "AMD EPYC", "cores": 2, "threads": 1, "isa": "avx512", "gpu": None},
@@ -99,12 +99,20 @@ def finished(
     plain = settings(scene=scene, seed=seed) if config is None else config
     (folder / "run.json").write_text(json.dumps({"id": "x", "config": plain}))
     with (folder / "metrics.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, ["step", "loss", "loss_mean", "psnr_mean", "num_gaussians"])
+        writer = csv.DictWriter(
+            file, ["step", "train/loss", "train/loss_mean", "train/psnr_mean", "num_gaussians"]
+        )
         writer.writeheader()
         for step in range(9, STEPS, 10):
-            row = {"step": step, "loss": 0.2 / (step + 1), "loss_mean": 0.3 / (step + 1) + amount / 10}
-            writer.writerow(row | {"psnr_mean": 20 + step / 10, "num_gaussians": count * (step + 1) // STEPS})
-    return read(folder, variant, scene, seed)
+            row = {
+                "step": step,
+                "train/loss": 0.2 / (step + 1),
+                "train/loss_mean": 0.3 / (step + 1) + amount / 10,
+            }
+            writer.writerow(
+                row | {"train/psnr_mean": 20 + step / 10, "num_gaussians": count * (step + 1) // STEPS}
+            )
+    return read_result(folder, variant, scene, seed)
 
 
 def study(root: Path, seeds: int = 3, scenes=("fox", "bonsai"), **changes) -> list[Result]:

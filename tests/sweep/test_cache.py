@@ -13,13 +13,13 @@ import pytest
 
 from splatexp.config.build import build, compose
 from splatexp.data.transforms import Transforms
-from splatexp.densify import Fixed
-from splatexp.evaluation.evaluate import Evaluate
+from splatexp.densify import NoDensification
+from splatexp.evaluation.evaluate import EvaluationSettings
 from splatexp.losses.photometric import Loss
 from splatexp.provenance.fingerprint import fingerprint
-from splatexp.run.checkpoint import Checkpoint
-from splatexp.sweep.cache import CARD, Ledger, job_id, read_card, result_of
-from splatexp.system.memory import Memory
+from splatexp.run.checkpoint import CheckpointSettings
+from splatexp.sweep.cache import JOB_FILE, JobCache, job_id, read_job_record, read_job_result
+from splatexp.system.memory import MemorySettings
 
 
 @cache
@@ -29,12 +29,18 @@ def run():
 
 def test_what_cannot_change_a_result_has_no_say():
     plain = job_id(run())
-    same = {"threads": 2, "tracker": {}, "log_every": 7, "checkpoint": Checkpoint(every=3), "resume": "auto"}
+    same = {
+        "threads": 2,
+        "tracker": {},
+        "log_every": 7,
+        "checkpoint": CheckpointSettings(every=3),
+        "resume": "auto",
+    }
     same |= {
         "force": True,
-        "ledger": "elsewhere",
+        "job_cache": "elsewhere",
         "objective": ["ssim", "psnr"],
-        "memory": Memory(reserve_mb=9),
+        "memory": MemorySettings(reserve_mb=9),
     }
     same |= {"data": replace(run().data, cache=False)}
     for name, value in same.items():
@@ -45,11 +51,16 @@ def test_what_can_change_a_result_or_its_files_has():
     other = {
         "seed": 1,
         "steps": 7,
-        "densify": Fixed(),
+        "densify": NoDensification(),
         "data": replace(run().data, size=56),
         "resume": "a/folder",
     }
-    other |= {"evaluate": Evaluate(renders=False), "loss": Loss(ssim=0.3), "regularizer": {}, "oom": "shrink"}
+    other |= {
+        "evaluate": EvaluationSettings(renders=False),
+        "loss": Loss(ssim=0.3),
+        "regularizer": {},
+        "oom": "shrink",
+    }
     ids = [job_id(run()), *(job_id(replace(run(), **{name: value})) for name, value in other.items())]
     assert len(set(ids)) == len(ids) and all(len(each) == 16 for each in ids)
 
@@ -89,32 +100,36 @@ def test_data_count_by_their_files_wherever_they_lie(tmp_path):
 
 
 def test_notes_can_be_moved_with_what_they_tell_of(tmp_path):
-    ledger = Ledger(tmp_path / "multirun" / ".ledger")
-    assert ledger.place("a") is None
-    with ledger.turn("a"):
-        ledger.note("a", tmp_path / "multirun" / "day" / "0")
-    assert ledger.place("a") == tmp_path / "multirun" / "day" / "0"
+    cache = JobCache(tmp_path / "multirun" / ".cache")
+    assert cache.folder_of("a") is None
+    with cache.lock("a"):
+        cache.record("a", tmp_path / "multirun" / "day" / "0")
+    assert cache.folder_of("a") == tmp_path / "multirun" / "day" / "0"
     (tmp_path / "multirun").rename(tmp_path / "moved")
-    assert Ledger(tmp_path / "moved" / ".ledger").place("a") == tmp_path / "moved" / "day" / "0"
-    (tmp_path / "moved" / ".ledger" / "a.json").write_text("torn")
-    assert Ledger(tmp_path / "moved" / ".ledger").place("a") is None
+    assert JobCache(tmp_path / "moved" / ".cache").folder_of("a") == tmp_path / "moved" / "day" / "0"
+    (tmp_path / "moved" / ".cache" / "a.json").write_text("torn")
+    assert JobCache(tmp_path / "moved" / ".cache").folder_of("a") is None
 
 
 def test_a_job_is_finished_where_its_card_and_its_result_are(tmp_path):
-    assert result_of(None, "a") is None and result_of(tmp_path, "a") is None and read_card(tmp_path) == {}
-    (tmp_path / CARD).write_text('{"id": "a"}')
-    assert result_of(tmp_path, "a") is None
+    assert (
+        read_job_result(None, "a") is None
+        and read_job_result(tmp_path, "a") is None
+        and read_job_record(tmp_path) == {}
+    )
+    (tmp_path / JOB_FILE).write_text('{"id": "a"}')
+    assert read_job_result(tmp_path, "a") is None
     (tmp_path / "metrics.json").write_text('{"psnr": 3}')
-    assert result_of(tmp_path, "a") == {"psnr": 3} and result_of(tmp_path, "b") is None
+    assert read_job_result(tmp_path, "a") == {"psnr": 3} and read_job_result(tmp_path, "b") is None
     (tmp_path / "metrics.json").write_text('{"psnr": ')
-    assert result_of(tmp_path, "a") is None
+    assert read_job_result(tmp_path, "a") is None
 
 
 HOLDS = """
 import sys, time
 from pathlib import Path
-from splatexp.sweep.cache import Ledger
-with Ledger(Path(sys.argv[1])).turn("a"):
+from splatexp.sweep.cache import JobCache
+with JobCache(Path(sys.argv[1])).lock("a"):
     print("mine", flush=True)
     time.sleep(60)
 """
@@ -132,12 +147,12 @@ def holder(folder):
 
 
 def test_a_process_waits_for_another_and_not_for_one_that_was_killed(tmp_path):
-    process, told, ledger = holder(tmp_path / "x" / "l"), [], Ledger(tmp_path / "x" / "l")
-    with ledger.turn("b"):
+    process, told, cache = holder(tmp_path / "x" / "l"), [], JobCache(tmp_path / "x" / "l")
+    with cache.lock("b"):
         pass
     threading.Timer(0.5, process.kill).start()
     began = time.monotonic()
-    with ledger.turn("a", lambda: told.append(process.poll())):
+    with cache.lock("a", lambda: told.append(process.poll())):
         assert time.monotonic() - began > 0.4 and process.wait() != 0
     assert told == [None]
     process.stdout.close()
@@ -151,13 +166,13 @@ def test_many_take_turns_and_none_is_lost(tmp_path, monkeypatch):
 
     def add():
         for _ in range(10):
-            with Ledger(tmp_path / "l").turn("a"):
+            with JobCache(tmp_path / "l").lock("a"):
                 number = int(count.read_text())
                 time.sleep(0.001)
                 count.write_text(str(number + 1))
 
     threads = [threading.Thread(target=add) for _ in range(4)]
-    monkeypatch.setattr("splatexp.sweep.cache.PAUSE", 0.001)
+    monkeypatch.setattr("splatexp.sweep.cache.RETRY_SECONDS", 0.001)
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -168,7 +183,7 @@ def test_many_take_turns_and_none_is_lost(tmp_path, monkeypatch):
 def test_no_place_for_it_is_an_error(tmp_path):
     (tmp_path / "file").write_text("")
     for place in (tmp_path / "file", tmp_path / "file" / "l"):
-        with pytest.raises(OSError), Ledger(place).turn("a"):
+        with pytest.raises(OSError), JobCache(place).lock("a"):
             pass
 
 
@@ -179,5 +194,5 @@ def test_without_locks_it_goes_on_with_a_warning(tmp_path, monkeypatch):
         raise OSError(37, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", none)
-    with pytest.warns(UserWarning, match="no locks there"), Ledger(tmp_path / "l").turn("a"):
+    with pytest.warns(UserWarning, match="the file system has no locks"), JobCache(tmp_path / "l").lock("a"):
         assert Path(tmp_path / "l" / "a.lock").exists()

@@ -14,11 +14,11 @@ from types import SimpleNamespace
 import pytest
 from support.sweeps import column, command, read, sweep  # noqa: F401
 
-from splatexp.run.checkpoint import found
+from splatexp.run.checkpoint import list_checkpoints
 from splatexp.sweep import launchers
-from splatexp.sweep.driver import Thorough
+from splatexp.sweep.driver import FaultTolerantLauncher
 from splatexp.sweep.sweep_folder import Sweep
-from splatexp.system.cgroups import processors
+from splatexp.system.linux_memory import cpu_count
 
 EXTRAS = {"joblib": "joblib", "submitit_local": "submitit", "ray": "ray"}
 
@@ -27,7 +27,7 @@ EXTRAS = {"joblib": "joblib", "submitit_local": "submitit", "ray": "ray"}
 def elsewhere(tmp_path, monkeypatch):
     """Words for a sweep in other processes; their working directory may be that of an earlier test."""
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
-    return lambda *words: sweep(*words, f"ledger={tmp_path}/ledger", folder=f"{tmp_path}/all")
+    return lambda *words: sweep(*words, f"job_cache={tmp_path}/cache", folder=f"{tmp_path}/all")
 
 
 @pytest.mark.filterwarnings("default")
@@ -58,7 +58,7 @@ def test_jobs_side_by_side_share_the_processors_and_none_disturbs_another(
     assert column("all", "status") == ["done", "failed"]
     cards = [read("all", job, "job.json") for job in "01"]
     assert os.getpid() not in {card["pid"] for card in cards}
-    assert read("all", "0", "run.json")["config"]["threads"] == max(1, processors() // 2)
+    assert read("all", "0", "run.json")["config"]["threads"] == max(1, cpu_count() // 2)
     said = capfd.readouterr().err
     assert "job 0 is done: seed=0  psnr" in said and "job 1 failed: " in said
 
@@ -80,8 +80,8 @@ def test_a_signal_saves_the_jobs_of_other_processes(command, elsewhere, tmp_path
     words = ["steps=30_000", "log_every=5", "checkpoint.every=0", "seed=0,1,2"]
     assert command(*elsewhere("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", *words)) == 143
     said = capfd.readouterr()
-    assert "2 stopped, 1 not begun" in said.out and said.err.splitlines()[-1] == "stopped by SIGTERM"
-    assert [len(found(job / "checkpoints")) for job in jobs] == [1, 1]
+    assert "2 stopped, 1 not started" in said.out and said.err.splitlines()[-1] == "stopped by SIGTERM"
+    assert [len(list_checkpoints(job / "checkpoints")) for job in jobs] == [1, 1]
 
 
 @pytest.mark.parametrize(
@@ -97,21 +97,21 @@ def test_a_signal_saves_the_jobs_of_other_processes(command, elsewhere, tmp_path
         ("submitit.LocalLauncher", {"cpus_per_task": 3}, 100, 3),
         ("submitit.SlurmLauncher", {"cpus_per_task": None}, 100, 5),
         ("submitit.SlurmLauncher", {"cpus_per_task": 6}, 100, 6),
-        ("splatexp.sweep.launchers.Ray", {"num_cpus": 0.5}, 100, 1),
-        ("splatexp.sweep.launchers.Ray", {"num_cpus": 4}, 100, 4),
+        ("splatexp.sweep.launchers.RayLauncher", {"num_cpus": 0.5}, 100, 1),
+        ("splatexp.sweep.launchers.RayLauncher", {"num_cpus": 4}, 100, 4),
         ("hydra._internal.core_plugins.basic_launcher.BasicLauncher", {}, 100, 0),
     ],
 )
 def test_a_job_has_its_share_of_the_processors(monkeypatch, kind, settings, at_once, threads):
-    monkeypatch.setattr(launchers, "processors", lambda: 8)
+    monkeypatch.setattr(launchers, "cpu_count", lambda: 8)
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", "5")
-    assert launchers.share({"_target_": kind, **settings}, at_once) == threads
+    assert launchers.threads_per_job({"_target_": kind, **settings}, at_once) == threads
 
 
-@pytest.mark.parametrize("word", launchers.NEEDS)
+@pytest.mark.parametrize("word", launchers.REQUIREMENTS)
 def test_what_is_not_installed_is_refused_with_what_installs_it(command, tmp_path, monkeypatch, capfd, word):
     monkeypatch.setattr(launchers, "find_spec", lambda name: None)
-    extra = launchers.NEEDS[word][0]
+    extra = launchers.REQUIREMENTS[word][0]
     assert command("-m", "seed=0,1", word) == 2
     assert capfd.readouterr().err == f"error: {word}: not installed; pip install 'splatexp[{extra}]'\n"
     assert not list(tmp_path.iterdir())
@@ -130,7 +130,7 @@ def test_what_slurm_is_asked_for(command, tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
     words = [f"hydra.launcher.{word}" for word in ("partition=gpu", "cpus_per_task=8", "timeout_min=90")]
     assert command(*sweep("hydra/launcher=submitit_slurm", *words, "seed=0,1,2", folder="all")) == 2
-    assert "error: no job could be begun: " in capfd.readouterr().err.splitlines()[-1]
+    assert "error: no job could be started: " in capfd.readouterr().err.splitlines()[-1]
     asked = (tmp_path / "script").read_text().splitlines()
     for line in (
         "array=0-2%3",
@@ -157,20 +157,20 @@ class Losing:
             self.ran.append(number)
             folder = self.plan.folder / str(number)
             folder.mkdir(exist_ok=True)
-            self.plan.card(folder, job=number, status="running", pid=1, host="h", overrides=[])
+            self.plan.update_job_record(folder, job=number, status="running", pid=1, host="h", overrides=[])
             if number in self.always or (number in self.first and len(numbers) > 1):
                 raise RuntimeError("a process\nwas lost")
-            self.plan.card(folder, status="done", objective={"psnr": number})
+            self.plan.update_job_record(folder, status="done", objective={"psnr": number})
         return [SimpleNamespace(return_value=number) for number in numbers]
 
 
 def test_a_process_that_is_lost_does_not_take_the_others_along(tmp_path, capfd):
     plan = Sweep(tmp_path, [], [])
     losing = Losing(plan, first={2}, always={3})
-    jobs = Thorough(losing, plan).launch([["a"]] * 6, 0)
+    jobs = FaultTolerantLauncher(losing, plan).launch([["a"]] * 6, 0)
     assert losing.ran == [0, 1, 2, 2, 3, 4, 5]  # what was done is not run again
     assert [job.return_value for job in jobs] == [0, 1, 2, None, 4, 5]
-    assert [card["status"] for card in plan.cards()] == ["done"] * 3 + ["failed"] + ["done"] * 2
-    assert plan.cards()[3]["error"] == "its process was lost: a process was lost"
+    assert [card["status"] for card in plan.job_records()] == ["done"] * 3 + ["failed"] + ["done"] * 2
+    assert plan.job_records()[3]["error"] == "the process of the job was lost: a process was lost"
     assert (tmp_path / "3" / "error.txt").exists() and "one at a time" in capfd.readouterr().err
-    assert Path(tmp_path, "3", "error.txt").read_text().startswith("its process was lost")
+    assert Path(tmp_path, "3", "error.txt").read_text().startswith("the process of the job was lost")

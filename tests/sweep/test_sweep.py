@@ -15,8 +15,8 @@ from support.sweeps import TINY, column, command, read, rows, sweep  # noqa: F40
 
 from splatexp.config.build import build, compose
 from splatexp.losses.photometric import Loss
-from splatexp.run.checkpoint import found
-from splatexp.sweep.job import _leave_if_alone
+from splatexp.run.checkpoint import list_checkpoints
+from splatexp.sweep.job import exit_if_orphaned
 from splatexp.sweep.sweep_folder import Sweep
 
 
@@ -69,7 +69,7 @@ def test_a_job_that_fails_is_noted_and_the_others_go_on(command, tmp_path, monke
     assert text.startswith("a bug\n") and "in broken" in text and "1 failed, 1 done" in said.out
     monkeypatch.setattr("splatexp.train.loop.train", train)
     assert command(*sweep("seed=1,2", folder="all")) == 0
-    assert column("all", "status") == ["done", "known"] and column("all", "error") == ["", ""]
+    assert column("all", "status") == ["done", "cached"] and column("all", "error") == ["", ""]
     assert not (tmp_path / "all" / "0" / "error.txt").exists()
 
 
@@ -78,15 +78,15 @@ def test_what_is_finished_is_not_run_again(command, tmp_path, capfd):
     assert command(*sweep("seed=1", folder="first")) == 0
     before = result.stat().st_mtime_ns
     assert command(*sweep("seed=1,2", "objective=[psnr,num_gaussians]", folder="second")) == 0
-    assert column("second", "status") == ["known", "done"]  # a shared baseline
+    assert column("second", "status") == ["cached", "done"]  # a shared baseline
     assert column("second", "folder") == [str(tmp_path / "first" / "0"), str(tmp_path / "second" / "1")]
     assert read("second", "0", "job.json")["folder"] == str(tmp_path / "first" / "0")
     assert rows("second")[0]["psnr"] == rows("first")[0]["psnr"] and rows("second")[0]["num_gaussians"]
     assert not (tmp_path / "second" / "0" / "metrics.json").exists()
-    assert "job 0 is known: seed=1  psnr" in capfd.readouterr().err and result.stat().st_mtime_ns == before
+    assert "job 0 is cached: seed=1  psnr" in capfd.readouterr().err and result.stat().st_mtime_ns == before
     assert command(*sweep("seed=1", "force=true", folder="first")) == 0  # the same folder again
     assert column("first", "status") == ["done"] and result.stat().st_mtime_ns > before
-    assert command(*sweep("seed=1", "ledger=", folder="third")) == 0
+    assert command(*sweep("seed=1", "job_cache=", folder="third")) == 0
     assert column("third", "status") == ["done"]
 
 
@@ -109,15 +109,15 @@ def test_an_interrupted_sweep_goes_on_where_it_stopped(command, tmp_path, monkey
     before = interrupted(monkeypatch, 6 + 5, KeyboardInterrupt("stopped by hand"))
     assert command(*sweep(*words, folder="first")) == 130
     said = capfd.readouterr()
-    assert said.err.splitlines()[-1] == "stopped by hand" and "1 done, 1 stopped, 1 not begun" in said.out
+    assert said.err.splitlines()[-1] == "stopped by hand" and "1 done, 1 stopped, 1 not started" in said.out
     assert column("first", "status") == ["done", "stopped"]
-    assert [step for step, _ in found(tmp_path / "first" / "1" / "checkpoints")] == [4, 2]
+    assert [step for step, _ in list_checkpoints(tmp_path / "first" / "1" / "checkpoints")] == [4, 2]
     monkeypatch.setattr(Loss, "__call__", before)
     assert command(*sweep(*words, folder="second")) == 0
-    assert column("second", "status") == ["known", "done", "done"]
+    assert column("second", "status") == ["cached", "done", "done"]
     places = [Path(folder) for folder in column("second", "folder")]
     assert places == [tmp_path / "first" / "0", tmp_path / "first" / "1", tmp_path / "second" / "2"]
-    assert read(places[1], "metrics.json")["run"]["resumed"] == [4]
+    assert read(places[1], "metrics.json")["run"]["resumed_at"] == [4]
     build(compose([*TINY, "threads=1", "seed=1"]))(tmp_path / "whole")
     one, other = ((place / "point_cloud.ply").read_bytes() for place in (places[1], tmp_path / "whole"))
     assert one == other
@@ -132,18 +132,18 @@ def test_a_sweep_that_varies_what_changes_no_bit_still_runs_it(command, tmp_path
 def test_a_folder_holds_one_sweep(command, tmp_path, capfd):
     assert command(*sweep("seed=0", folder="all")) == 0
     assert command(*sweep("seed=1", folder="all")) == 2
-    assert "another sweep is there; hydra.sweep.dir=<folder> begins elsewhere" in capfd.readouterr().err
-    plan = read("all", "sweep.json") | {"ended": False, "pid": os.getppid()}
+    assert "which holds a sweep with other overrides" in capfd.readouterr().err
+    plan = read("all", "sweep.json") | {"finished": False, "pid": os.getppid()}
     (tmp_path / "all" / "sweep.json").write_text(json.dumps(plan))
     assert command(*sweep("seed=0", folder="all")) == 2
-    assert f"process {os.getppid()} runs this sweep" in capfd.readouterr().err
+    assert f"process {os.getppid()} is running this sweep" in capfd.readouterr().err
     (tmp_path / "taken" / "0").mkdir(parents=True)
     (tmp_path / "taken" / "0" / "metrics.json").write_text("{}")
     (tmp_path / "taken" / "1").mkdir()
     (tmp_path / "taken" / "1" / "metrics.json").write_text("[]")
     assert command(*sweep("seed=7,8", folder="taken")) == 1
     assert column("taken", "status") == ["failed"] * 2
-    assert f"{tmp_path / 'taken' / '0'}: another run is there" in column("taken", "error")[0]
+    assert f"{tmp_path / 'taken' / '0'} holds another run" in column("taken", "error")[0]
     assert (tmp_path / "taken" / "0" / "metrics.json").read_text() == "{}"
 
 
@@ -164,20 +164,20 @@ def test_a_sweep_is_called_by_its_folder(tmp_path):
     for folder, name in names.items():
         assert Sweep(tmp_path / folder, [], []).name == name
     plan, words = Sweep(tmp_path, [], ["seed", "+c.d"]), ["a=1", "seed=2", "+c.d=x=y"]
-    assert plan.choice(words) == "seed=2 +c.d=x=y" and plan.choice(words, aside=("seed",)) == "+c.d=x=y"
+    assert plan.describe(words) == "seed=2 +c.d=x=y" and plan.describe(words, exclude=("seed",)) == "+c.d=x=y"
 
 
 def test_the_signal_by_which_slurm_says_that_time_is_up_saves_first(command, tmp_path, monkeypatch, capfd):
     """As in a process that submitit runs: its handler, which hands the job in again, is called at the end."""
     handed_in = []
-    monkeypatch.setattr(Sweep, "ours", property(lambda self: False))
+    monkeypatch.setattr(Sweep, "is_driver", property(lambda self: False))
     before = signal.signal(
         signal.SIGUSR2, lambda *_: handed_in.append(read("all", "0", "job.json")["status"])
     )
     plain = Loss.__call__
 
     def late(self, *values, **more):
-        if not found(tmp_path / "all" / "0" / "checkpoints"):
+        if not list_checkpoints(tmp_path / "all" / "0" / "checkpoints"):
             os.kill(os.getpid(), signal.SIGUSR2)
         return plain(self, *values, **more)
 
@@ -186,11 +186,11 @@ def test_the_signal_by_which_slurm_says_that_time_is_up_saves_first(command, tmp
         assert command(*sweep("seed=0", "checkpoint.every=0", folder="all")) == 1
     finally:
         signal.signal(signal.SIGUSR2, before)
-    assert handed_in == ["stopped"] and len(found(tmp_path / "all" / "0" / "checkpoints")) == 1
+    assert handed_in == ["stopped"] and len(list_checkpoints(tmp_path / "all" / "0" / "checkpoints")) == 1
     assert "saved" in column("all", "error")[0]
     monkeypatch.setattr(Loss, "__call__", plain)
     assert command(*sweep("seed=0", "checkpoint.every=0", folder="all")) == 0
-    assert read("all", "0", "metrics.json")["run"]["resumed"] == [1]
+    assert read("all", "0", "metrics.json")["run"]["resumed_at"] == [1]
 
 
 ENDS_ITS_CARD = """
@@ -198,8 +198,8 @@ import os, signal, sys, time
 from pathlib import Path
 from splatexp.sweep.sweep_folder import Sweep
 plan, folder = Sweep.read(Path(sys.argv[1])), Path(sys.argv[1], "0")
-signal.signal(signal.SIGTERM, lambda *_: (plan.card(folder, status="stopped"), os._exit(7)))
-plan.card(folder, job=0, status="running", pid=os.getpid(), host=plan.here)
+signal.signal(signal.SIGTERM, lambda *_: (plan.update_job_record(folder, status="stopped"), os._exit(7)))
+plan.update_job_record(folder, job=0, status="running", pid=os.getpid(), host=plan.host)
 time.sleep(60)
 """
 
@@ -210,10 +210,10 @@ def test_stopping_asks_the_processes_of_jobs_and_waits_for_them(tmp_path):
     (tmp_path / "0").mkdir()
     settings = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     process = subprocess.Popen([sys.executable, "-c", ENDS_ITS_CARD, str(tmp_path)], env=settings)
-    while not plan.cards():
+    while not plan.job_records():
         time.sleep(0.02)
     plan.stop()
-    assert plan.cards()[0]["status"] == "stopped" and Sweep.read(tmp_path).stopped
+    assert plan.job_records()[0]["status"] == "stopped" and Sweep.read(tmp_path).stopped
     assert process.wait() == 7
 
 
@@ -221,10 +221,10 @@ def test_a_process_that_runs_jobs_for_one_that_is_no_more_ends(tmp_path, monkeyp
     left, gone = [], subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     monkeypatch.setattr("splatexp.sweep.job.os._exit", left.append)
-    _leave_if_alone(Sweep(tmp_path, [], []))
-    _leave_if_alone(Sweep(tmp_path, [], [], pid=gone.pid, host="another"))
+    exit_if_orphaned(Sweep(tmp_path, [], []))
+    exit_if_orphaned(Sweep(tmp_path, [], [], pid=gone.pid, host="another"))
     assert not left
-    _leave_if_alone(Sweep(tmp_path, [], [], pid=gone.pid))
+    exit_if_orphaned(Sweep(tmp_path, [], [], pid=gone.pid))
     assert left == [1]
 
 
@@ -232,7 +232,9 @@ def test_cards_of_another_sweep_are_not_taken_for_its_own(tmp_path):
     plan, other = Sweep(tmp_path, [], []), Sweep(tmp_path, [], [])
     for job, each in enumerate((plan, other, plan)):
         (tmp_path / "deep" / str(job)).mkdir(parents=True)
-        each.card(tmp_path / "deep" / str(job), job=job, status="done", id="a")
-    assert [card["job"] for card in plan.cards()] == [0, 2]
-    plan.card(tmp_path / "deep" / "1", job=1)  # what the folder holds is still what it was
-    assert [card.get("id") for card in plan.cards()] == ["a"] * 3 and "status" not in plan.cards()[1]
+        each.update_job_record(tmp_path / "deep" / str(job), job=job, status="done", id="a")
+    assert [card["job"] for card in plan.job_records()] == [0, 2]
+    plan.update_job_record(tmp_path / "deep" / "1", job=1)  # what the folder holds is still what it was
+    assert [card.get("id") for card in plan.job_records()] == [
+        "a"
+    ] * 3 and "status" not in plan.job_records()[1]

@@ -12,26 +12,28 @@ import pytest
 from support.command import python
 from support.logs import events, told
 
-from splatexp.io.append import Growing
+from splatexp.io.append import AppendFile
 from splatexp.tracking import Console, Csv, Session, TensorBoard, Tracker, Trackers, WandB
-from splatexp.tracking.wandb import _logged_in
+from splatexp.tracking.wandb import logged_in
 
 PICTURE = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
 VIEWS = [{"view": "a,b", "psnr": 22.5, "lpips": None}, {"view": "c", "psnr": 23.5, "lpips": 0.25}]
 ID = "0123456789abcdef"
 CONFIG = {"steps": 50, "seed": 0, "optimizer": {"means": 1.6e-4, "betas": [0.9, 0.999]}}
 FACTS = {"overrides": ["seed=0"], "code_sha256": "12ab", "hardware": {"cores": 2}}
-METHODS = ["start", "log", "image", "table", "file", "finish"]
+METHODS = ["start", "log", "log_image", "log_table", "log_file", "finish"]
 
 
 def session(folder, **values):
-    return Session(**{"id": ID, "folder": folder, "config": CONFIG, "steps": 50, "facts": FACTS} | values)
+    return Session(
+        **{"id": ID, "folder": folder, "config": CONFIG, "steps": 50, "provenance": FACTS} | values
+    )
 
 
 def scalars(step):
     """What a step logs: a name that comes late, another that comes once."""
     late = {"births": 3} if step >= 19 else {}
-    return {"loss": 1 / (step + 1), "psnr": 20.0 + step / 3, "num_gaussians": 100 * step} | late
+    return {"train/loss": 1 / (step + 1), "train/psnr": 20.0 + step / 3, "num_gaussians": 100 * step} | late
 
 
 def use(tracker, folder, stop=50, finish=True, **values):
@@ -41,14 +43,14 @@ def use(tracker, folder, stop=50, finish=True, **values):
         if (step + 1) % 10 == 0:
             tracker.log(step, scalars(step))
         if step == 29:
-            tracker.log(step, {"test_psnr": 21.0})
+            tracker.log(step, {"eval/psnr": 21.0})
     if stop == 50:
         path = folder / "point_cloud.ply"
         path.write_bytes(b"ply" * 1000)
-        tracker.log(49, {"test_psnr": 22.0})
-        tracker.image(49, "view", PICTURE)
-        tracker.table(49, "per_view", VIEWS)
-        tracker.file(path)
+        tracker.log(49, {"eval/psnr": 22.0})
+        tracker.log_image(49, "view", PICTURE)
+        tracker.log_table(49, "per_view", VIEWS)
+        tracker.log_file(path)
     if finish:
         tracker.finish(0 if stop == 50 else 143)
 
@@ -65,11 +67,13 @@ def test_a_tracker_may_ignore_everything(tmp_path):
 def test_csv_has_a_row_for_each_step_and_a_column_for_each_name(tmp_path):
     use(Csv(), tmp_path)
     table = read_csv(tmp_path / "metrics.csv")
-    assert list(table[0]) == ["step", "loss", "psnr", "num_gaussians", "births", "test_psnr"]
+    assert list(table[0]) == ["step", "train/loss", "train/psnr", "num_gaussians", "births", "eval/psnr"]
     assert [row["step"] for row in table] == ["9", "19", "29", "39", "49"]
     assert [row["births"] for row in table] == ["", "3", "3", "3", "3"]
-    assert [row["test_psnr"] for row in table] == ["", "", "21.0", "", "22.0"]
-    assert [float(row["psnr"]) for row in table] == [scalars(step)["psnr"] for step in range(9, 50, 10)]
+    assert [row["eval/psnr"] for row in table] == ["", "", "21.0", "", "22.0"]
+    assert [float(row["train/psnr"]) for row in table] == [
+        scalars(step)["train/psnr"] for step in range(9, 50, 10)
+    ]
 
 
 def test_csv_keeps_tables_of_their_own(tmp_path):
@@ -81,17 +85,19 @@ def test_csv_keeps_tables_of_their_own(tmp_path):
     ]
     tracker = Csv()
     tracker.start(session(tmp_path, start=50))
-    tracker.table(49, "per_view", VIEWS[1:])  # the last measurement again: it takes the place of the first
+    tracker.log_table(
+        49, "per_view", VIEWS[1:]
+    )  # the last measurement again: it takes the place of the first
     assert [row["view"] for row in read_csv(tmp_path / "per_view.csv")] == ["c"]
 
 
 def test_csv_rows_are_on_disk_at_once_and_by_one_write(tmp_path, monkeypatch):
-    written, add = [], Growing.add
-    monkeypatch.setattr(Growing, "add", lambda end, line: (written.append(line), add(end, line)))
+    written, add = [], AppendFile.append
+    monkeypatch.setattr(AppendFile, "append", lambda end, line: (written.append(line), add(end, line)))
     tracker = Csv()
     tracker.start(session(tmp_path))
     for step in range(4):
-        tracker.log(step, {"loss": step / 2, "lr": np.float32(0.5)})
+        tracker.log(step, {"train/loss": step / 2, "lr": np.float32(0.5)})
         assert (tmp_path / "metrics.csv").read_text().splitlines()[-1] == f"{step},{step / 2},0.5"
     assert written == [b"1,0.5,0.5\n", b"2,1.0,0.5\n", b"3,1.5,0.5\n"]  # the first has widened the table
 
@@ -127,7 +133,9 @@ def test_csv_forgets_columns_that_only_void_rows_had(tmp_path):
     use(Csv(), tmp_path)
     tracker = Csv()
     tracker.start(session(tmp_path, start=15))
-    assert (tmp_path / "metrics.csv").read_text().splitlines()[0] == "step,loss,psnr,num_gaussians"
+    assert (tmp_path / "metrics.csv").read_text().splitlines()[
+        0
+    ] == "step,train/loss,train/psnr,num_gaussians"
     assert len(read_csv(tmp_path / "metrics.csv")) == 1
 
 
@@ -150,7 +158,7 @@ def test_csv_that_ends_anywhere_can_be_resumed(tmp_path):
 )
 def test_a_damaged_csv_is_put_aside(tmp_path, data):
     (tmp_path / "metrics.csv").write_bytes(data)
-    with pytest.warns(UserWarning, match="metrics.csv cannot be read .* it is now metrics.damaged.csv"):
+    with pytest.warns(UserWarning, match="metrics.csv cannot be read; it was renamed to metrics.damaged.csv"):
         use(Csv(), tmp_path, start=20)
     assert [row["step"] for row in read_csv(tmp_path / "metrics.csv")] == ["29", "39", "49"]
     assert (tmp_path / "metrics.damaged.csv").read_bytes() == data
@@ -166,7 +174,7 @@ def test_csv_may_be_missing_or_empty_in_a_resumed_run(tmp_path, before):
 
 @pytest.mark.parametrize("part", [0, 7])
 def test_a_full_disk_costs_the_table_alone_and_a_resumption_heals_it(tmp_path, monkeypatch, part):
-    add = Growing.add
+    add = AppendFile.append
 
     def full(end, line):
         add(end, line[:part])
@@ -174,12 +182,12 @@ def test_a_full_disk_costs_the_table_alone_and_a_resumption_heals_it(tmp_path, m
 
     run, whole = tmp_path / "run", tmp_path / "whole"
     run.mkdir(), whole.mkdir()
-    with monkeypatch.context() as patch, pytest.warns(UserWarning, match="csv is dropped.*No space") as seen:
+    with monkeypatch.context() as patch, pytest.warns(UserWarning, match="csv failed.*No space") as seen:
         trackers = Trackers({"csv": Csv()})
         trackers.start(session(run))
         trackers.log(9, scalars(9))
         trackers.log(19, scalars(19))
-        patch.setattr(Growing, "add", full)
+        patch.setattr(AppendFile, "append", full)
         for step in (29, 39):
             trackers.log(step, scalars(step))
         trackers.finish(1)
@@ -192,7 +200,7 @@ def test_a_full_disk_costs_the_table_alone_and_a_resumption_heals_it(tmp_path, m
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
 def test_a_write_that_had_no_room_is_an_error():
     with pytest.raises(OSError, match="No space left"):
-        Growing(Path("/dev/full")).add(b"row\n")
+        AppendFile(Path("/dev/full")).append(b"row\n")
 
 
 def text(seen, name):
@@ -203,11 +211,11 @@ def text(seen, name):
 def test_tensorboard_holds_curves_pictures_settings_and_tables(tmp_path):
     use(TensorBoard(), tmp_path, finish=False)  # all is on disk before the end
     seen = events(tmp_path)
-    assert set(seen.Tags()["scalars"]) == {*scalars(49), "test_psnr"}
+    assert set(seen.Tags()["scalars"]) == {*scalars(49), "eval/psnr"}
     for name in scalars(9):
         curve = [(event.step, event.value) for event in seen.Scalars(name)]
         assert curve == [(step, np.float32(scalars(step)[name])) for step in range(9, 50, 10)]
-    assert [(event.step, event.value) for event in seen.Scalars("test_psnr")] == [(29, 21), (49, 22)]
+    assert [(event.step, event.value) for event in seen.Scalars("eval/psnr")] == [(29, 21), (49, 22)]
     assert [(image.step, image.width, image.height) for image in seen.Images("view")] == [(49, 6, 4)]
     told = {name: json.loads(text(seen, name)[0].strip("`json\n")) for name in ("config", "provenance")}
     assert told == {"config": CONFIG, "provenance": {"id": ID} | FACTS}
@@ -219,11 +227,11 @@ def test_tensorboard_of_a_resumed_run_has_each_step_once(tmp_path):
     for stop, start in ((40, 0), (30, 20), (50, 25)):
         use(TensorBoard(), tmp_path, stop=stop, start=start)
     seen = events(tmp_path)
-    assert [event.step for event in seen.Scalars("loss")] == [9, 19, 29, 39, 49]
-    assert [event.step for event in seen.Scalars("test_psnr")] == [29, 49]
+    assert [event.step for event in seen.Scalars("train/loss")] == [9, 19, 29, 39, 49]
+    assert [event.step for event in seen.Scalars("eval/psnr")] == [29, 49]
     assert list(text(seen, "config")) == [0, 20, 25]
     use(TensorBoard(), tmp_path, stop=20)  # another run in the same folder
-    assert [event.step for event in events(tmp_path).Scalars("loss")] == [9, 19]
+    assert [event.step for event in events(tmp_path).Scalars("train/loss")] == [9, 19]
 
 
 def test_tensorboard_on_a_full_disk_is_dropped_and_says_nothing_else(tmp_path, monkeypatch, capfd):
@@ -232,8 +240,8 @@ def test_tensorboard_on_a_full_disk_is_dropped_and_says_nothing_else(tmp_path, m
 
     trackers = Trackers({"tensorboard": TensorBoard()})
     trackers.start(session(tmp_path))
-    monkeypatch.setattr(Growing, "add", full)
-    with pytest.warns(UserWarning, match="tensorboard is dropped.*No space") as seen:
+    monkeypatch.setattr(AppendFile, "append", full)
+    with pytest.warns(UserWarning, match="tensorboard failed.*No space") as seen:
         trackers.log(9, scalars(9))
         trackers.log(19, scalars(19))
     assert len(seen) == 1 and not capfd.readouterr().err
@@ -274,12 +282,12 @@ def test_wandb_offline_holds_all_of_a_run_and_says_nothing(tmp_path, capfd, offl
     config = {item.key: json.loads(item.value_json) for item in run.config.update}
     assert config.pop("_wandb") is not None and config == CONFIG | {"provenance": FACTS}
     logged = [(step, scalars(step)) for step in range(9, 50, 10)]
-    logged[3:3], logged[6:] = [(29, {"test_psnr": 21.0})], [(49, {"test_psnr": 22.0})]
+    logged[3:3], logged[6:] = [(29, {"eval/psnr": 21.0})], [(49, {"eval/psnr": 22.0})]
     assert [{"step": step} | values for step, values in logged] == [
         {name: value for name, value in row.items() if name[0] != "_"} for row in table[:7]
     ]
     assert [row["_step"] for row in table] == [9, 19, 29, 30, 39, 49, 50, 51, 52]
-    assert {name: json.loads(last[name]) for name in scalars(49)} == scalars(49) and last["test_psnr"] == "22"
+    assert {name: json.loads(last[name]) for name in scalars(49)} == scalars(49) and last["eval/psnr"] == "22"
     media = {name: value for row in table[7:] for name, value in row.items()}
     image, views = (
         next(folder.glob(f"wandb/offline-*/files/{media[f'{n}.path']}")) for n in ("view", "per_view")
@@ -301,7 +309,7 @@ def test_wandb_goes_on_offline_under_the_same_id_and_drops_nothing(tmp_path, cap
     tracker = WandB(group="g")
     use(tracker, tmp_path, stop=40)
     tracker.start(session(tmp_path, start=20))
-    tracker._next = 41  # as where the server has rows of void steps
+    tracker._next_step = 41  # as where the server has rows of void steps
     for step in (29, 39, 49):
         tracker.log(step, scalars(step))
     tracker.finish(0)
@@ -319,8 +327,8 @@ def test_wandb_without_a_network_is_offline(tmp_path, capfd, offline, monkeypatc
 
     monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # where nobody listens
-    monkeypatch.setattr("splatexp.tracking.wandb.WAITS", {"init_timeout": 1})
-    with pytest.warns(UserWarning, match="wandb is offline, `wandb sync` can send the run: ") as seen:
+    monkeypatch.setattr("splatexp.tracking.wandb.TIMEOUTS", {"init_timeout": 1})
+    with pytest.warns(UserWarning, match="wandb is offline, `wandb sync` can upload the run later: ") as seen:
         use(Trackers({"wandb": WandB()}), tmp_path, stop=20)
     assert len([one for one in seen if one.category is UserWarning]) == 1
     ((run, table, _, _, exits),) = told(tmp_path)
@@ -333,34 +341,36 @@ def test_wandb_goes_online_only_with_a_key(tmp_path, monkeypatch):
     monkeypatch.delenv("WANDB_BASE_URL", raising=False)
     file = tmp_path / "netrc"
     monkeypatch.setenv("NETRC", str(file))
-    assert not _logged_in()
+    assert not logged_in()
     file.write_text("machine api.example.org login user password p\n")
-    assert not _logged_in()
+    assert not logged_in()
     file.write_text("machine api.wandb.ai login user password p\n")
-    assert _logged_in()
+    assert logged_in()
     file.write_text("machine")
-    assert not _logged_in()
+    assert not logged_in()
     monkeypatch.setenv("WANDB_API_KEY", "k")
-    assert _logged_in()
+    assert logged_in()
 
 
 def test_the_console_speaks_where_there_is_no_terminal_and_of_what_matters(tmp_path, capfd):
-    tracker = Console(seconds=3600)
+    tracker = Console(interval_seconds=3600)
     tracker.start(session(tmp_path))
     many = {"lr_means": 1e-4, "loss_l1": 0.5, "footprint_mean": 3.0}
     tracker.log(
-        9, many | {"ssim": 0.5, "loss": 0.25, "num_gaussians": 1_200_000, "steps_per_second": 12.3456789}
+        9,
+        many
+        | {"train/ssim": 0.5, "train/loss": 0.25, "num_gaussians": 1_200_000, "steps_per_second": 12.3456789},
     )
-    tracker.log(19, many | {"loss": 0.125})  # too early for another line
-    tracker.log(19, {"test_psnr": 22.0, "test_ssim": 0.75})
+    tracker.log(19, many | {"train/loss": 0.125})  # too early for another line
+    tracker.log(19, {"eval/psnr": 22.0, "eval/ssim": 0.75})
     tracker.log(49, many)
-    tracker.log(49, many | {"loss": 0.0625, "psnr": 30.0})
+    tracker.log(49, many | {"train/loss": 0.0625, "train/psnr": 30.0})
     tracker.start(session(tmp_path, start=20))
     assert capfd.readouterr().err.splitlines() == [
         str(tmp_path),
-        "10/50  loss 0.25  ssim 0.5  num_gaussians 1,200,000  steps_per_second 12.346",
-        "20/50  test_psnr 22  test_ssim 0.75",
-        "50/50  loss 0.0625  psnr 30",
+        "10/50  train/loss 0.25  train/ssim 0.5  num_gaussians 1,200,000  steps_per_second 12.346",
+        "20/50  eval/psnr 22  eval/ssim 0.75",
+        "50/50  train/loss 0.0625  train/psnr 30",
         f"{tmp_path}  from step 20",
     ]
 
@@ -383,7 +393,7 @@ class Broken:
 @pytest.mark.parametrize("where", [*([name] for name in METHODS), METHODS], ids=lambda names: names[-1])
 def test_a_tracker_that_raises_is_dropped_once_and_the_others_go_on(tmp_path, where):
     broken = Broken(*where)
-    told_so = f"tracker bad is dropped, the run goes on: {where[0]} failed$"
+    told_so = f"tracker bad failed and is removed, the run continues: {where[0]} failed$"
     with pytest.warns(UserWarning, match=told_so) as seen:
         use(Trackers({"bad": broken, "csv": Csv()}), tmp_path)
     assert len(seen) == 1
@@ -396,7 +406,7 @@ def test_an_interruption_is_no_failure_of_a_tracker(tmp_path, where):
     trackers = Trackers({"hit": Broken(where, error=KeyboardInterrupt)})
     with pytest.raises(KeyboardInterrupt):
         use(trackers, tmp_path)
-    assert list(trackers.live) == ["hit"]
+    assert list(trackers.active) == ["hit"]
 
 
 def test_nothing_heavy_is_imported_before_it_is_used(tmp_path):

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from splatexp.commands.view import opened
+from splatexp.commands.view import open_latest
 from splatexp.config.build import build, compose
-from splatexp.run.checkpoint import found, read
-from splatexp.run.checkpointer import Keeper
-from splatexp.viewer import Viewer
-from splatexp.viewer.pose import pose_of
-from splatexp.viewer.serve import watched
+from splatexp.run.checkpoint import list_checkpoints, load_checkpoint
+from splatexp.run.checkpointer import Checkpointer
+from splatexp.viewer import ViewerSettings
+from splatexp.viewer.pose import camera_pose
+from splatexp.viewer.serve import serve_viewer
 
 viser = pytest.importorskip("viser", reason="the extra `viewer` is not installed")
 SMALL = ["data.size=48", "data.train_views=5", "data.test_views=2", "data.points=150", "data.samples=1"]
@@ -25,7 +25,7 @@ SMALL += [
     "tracker=[csv]",
     "threads=1",
 ]
-SMALL += ["ledger=", "log_every=2"]
+SMALL += ["job_cache=", "log_every=2"]
 
 
 @pytest.fixture(autouse=True)
@@ -116,7 +116,7 @@ def is_picture(message):
 
 
 def tensors_of(folder):
-    return read(found(folder / "checkpoints")[0][1])[0]
+    return load_checkpoint(list_checkpoints(folder / "checkpoints")[0][1])[0]
 
 
 def test_twenty_clients_do_not_stop_a_run_nor_change_its_bits(tmp_path, capfd, monkeypatch):
@@ -124,17 +124,17 @@ def test_twenty_clients_do_not_stop_a_run_nor_change_its_bits(tmp_path, capfd, m
     plain = made(*words)(tmp_path / "plain")
     port = free()
     clients = [Browser(port, greedy=index % 5 != 4, looks=20 if index < 4 else 10_000) for index in range(20)]
-    run = made(*words, "viewer=true", f"viewer.port={port}", "viewer.refresh=0.01")
-    seen, keep = [], Keeper.__call__
+    run = made(*words, "viewer=true", f"viewer.port={port}", "viewer.refresh_seconds=0.01")
+    seen, keep = [], Checkpointer.__call__
 
     def slowly(self, step, splats):  # so that every client comes before the last step
         time.sleep(0.05 if sum(each.pictures > 0 for each in clients) < 14 else 0)
         seen.append(step)
         keep(self, step, splats)
 
-    monkeypatch.setattr(Keeper, "__call__", slowly)
+    monkeypatch.setattr(Checkpointer, "__call__", slowly)
     try:
-        result = run(tmp_path / "watched")
+        result = run(tmp_path / "serve_viewer")
     finally:
         for each in clients:
             each.done.set()
@@ -142,7 +142,7 @@ def test_twenty_clients_do_not_stop_a_run_nor_change_its_bits(tmp_path, capfd, m
             each.join(20)
     assert seen == list(range(60)) and result["psnr"] == plain["psnr"]
     assert sum(each.pictures > 0 for each in clients) >= 10
-    one, other = tensors_of(tmp_path / "plain"), tensors_of(tmp_path / "watched")
+    one, other = tensors_of(tmp_path / "plain"), tensors_of(tmp_path / "serve_viewer")
     assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
     said = capfd.readouterr()
     assert f"viewer: http://127.0.0.1:{port}" in said.err
@@ -154,24 +154,24 @@ def served(tmp_path):
     """A page without a run, its Gaussians, and a browser that looks at it."""
     run = made("steps=3")
     scene, state = run.prepare(tmp_path)
-    settings = Viewer(on=True, port=free(), refresh=0.0)
-    with watched(settings, scene, run.raster, tmp_path, 3, run.camera) as live:
-        yield live, state.splats
+    settings = ViewerSettings(enabled=True, port=free(), refresh_seconds=0.0)
+    with serve_viewer(settings, scene, run.raster, tmp_path, 3, run.camera) as session:
+        yield session, state.splats
 
 
-def until(condition, live, splats):
+def until(condition, session, splats):
     end = time.monotonic() + 20
     while not condition():
         assert time.monotonic() < end
-        live.serve(1, splats, training=False)
+        session.render_pending(1, splats, training=False)
         time.sleep(0.01)
 
 
 def test_a_client_that_does_not_read_gets_the_newest_picture_alone(served):
-    live, splats = served
-    slow = Browser(live.page.port, greedy=False)
-    until(lambda: len(live.page.clients) == 1, live, splats)
-    client = next(iter(live.page.clients.values()))
+    session, splats = served
+    slow = Browser(session.page.port, greedy=False)
+    until(lambda: len(session.page.clients) == 1, session, splats)
+    client = next(iter(session.page.clients.values()))
     buffer = client.handle._websock_connection.get_message_buffer()
     waiting = []
     big = np.random.default_rng(0).integers(0, 255, (400, 400, 3), np.uint8)  # does not fit into any socket
@@ -181,46 +181,46 @@ def test_a_client_that_does_not_read_gets_the_newest_picture_alone(served):
         time.sleep(0.01)
     assert max(waiting) == 1
     slow.done.set()
-    until(lambda: not live.page.clients and not len(live.turns), live, splats)
+    until(lambda: not session.page.clients and not len(session.queue), session, splats)
 
 
 def test_a_click_on_a_camera_flies_there_and_controls_reach_the_run(served):
-    live, splats = served
-    browser = Browser(live.page.port, looks=1, stays=True)
-    until(lambda: browser.pictures > 0 or len(live.page.clients) == 1, live, splats)
-    number, client = next(iter(live.page.clients.items()))
-    live.page.fly(number, 2)
-    end = pose_of(live.scene.train[2].camera, 80 / 60)
+    session, splats = served
+    browser = Browser(session.page.port, looks=1, stays=True)
+    until(lambda: browser.pictures > 0 or len(session.page.clients) == 1, session, splats)
+    number, client = next(iter(session.page.clients.items()))
+    session.page.fly_to_camera(number, 2)
+    end = camera_pose(session.scene.train[2].camera, 80 / 60)
     assert np.allclose(client.handle.camera.position, end.position, atol=1e-5)
     assert abs(client.handle.camera.wxyz @ end.wxyz) > 1 - 1e-6
-    assert client._photo.visible and client._photo.label == live.scene.train[2].name
+    assert client._photo.visible and client._photo.label == session.scene.train[2].name
     client._mode.value = "depth"
-    client.ask()
-    until(lambda: "world units" in client._legend.content, live, splats)
-    client._by.value = "the browser"
-    client.ask()
-    until(lambda: client._splats is not None, live, splats)
-    assert live.page.server.request_share_url() is None  # nothing leaves this machine
-    live.page.fly(99, 0)  # somebody who has gone
+    client.request_view()
+    until(lambda: "world units" in client._legend.content, session, splats)
+    client._renderer.value = "browser"
+    client.request_view()
+    until(lambda: client._splats is not None, session, splats)
+    assert session.page.server.request_share_url() is None  # nothing leaves this machine
+    session.page.fly_to_camera(99, 0)  # somebody who has gone
     browser.done.set()
 
 
 def test_what_a_folder_shows(tmp_path):
-    from splatexp.config.build import save
+    from splatexp.config.build import save_config
 
     words = [*SMALL, "steps=6", "checkpoint.every=4"]
     folder = tmp_path / "run"
-    save(compose(words), folder, [])
+    save_config(compose(words), folder, [])
     with pytest.raises(FileNotFoundError, match="neither a checkpoint nor a point_cloud.ply"):
-        opened(folder)
+        open_latest(folder)
     with pytest.raises(FileNotFoundError, match="no such folder"):
-        opened(tmp_path / "nowhere")
+        open_latest(tmp_path / "nowhere")
     build(compose(words))(folder)
-    *_, splats, step, ages = opened(folder)
+    *_, splats, step, ages = open_latest(folder)
     assert (step, ages) == (6, True) and len(splats) > 0
-    found(folder / "checkpoints")[0][1].unlink()
-    *_, step, ages = opened(folder)
+    list_checkpoints(folder / "checkpoints")[0][1].unlink()
+    *_, step, ages = open_latest(folder)
     assert (step, ages) == (6, False)  # the .ply is newer than what is left
     (folder / "point_cloud.ply").unlink()
-    *_, step, ages = opened(folder)
+    *_, step, ages = open_latest(folder)
     assert (step, ages) == (4, True)

@@ -10,19 +10,19 @@ import torch
 import yaml
 from support import tiny
 
-from splatexp.config.build import build, compose, load_run, save
-from splatexp.config.schema import Refused
+from splatexp.config.build import build, compose, load_run, save_config
+from splatexp.config.schema import ConfigError
 from splatexp.poses import POSE, SE3
 from splatexp.provenance.identity import run_id
 from splatexp.raster.backends import Reference
-from splatexp.settings.serialize import settings
+from splatexp.settings.serialize import to_config
 from splatexp.sweep.cache import job_id
-from splatexp.viewer import Viewer
-from splatexp.viewer.curves import Curves
+from splatexp.viewer import ViewerSettings
+from splatexp.viewer.curves import CurveHistory
 from splatexp.viewer.ports import free_port
-from splatexp.viewer.pose import pose_of
-from splatexp.viewer.render_queue import STILL, Turns, Wish
-from splatexp.viewer.session import Live
+from splatexp.viewer.pose import camera_pose
+from splatexp.viewer.render_queue import SETTLE_SECONDS, RenderQueue, ViewRequest
+from splatexp.viewer.session import ViewerSession
 
 
 class Clock:
@@ -32,85 +32,85 @@ class Clock:
         return self.now
 
 
-def turns(share=0.5, refresh=1.0, longest=1000):
-    made = Turns(share, refresh, longest, Clock())
+def queue(max_time_fraction=0.5, refresh_seconds=1.0, max_resolution=1000):
+    made = RenderQueue(max_time_fraction, refresh_seconds, max_resolution, Clock())
     for client in (1, 2):
-        made.join(client)
+        made.add_client(client)
     return made
 
 
-WISH = Wish(width=400, height=200)
+REQUEST = ViewRequest(width=400, height=200)
 
 
 def test_only_the_newest_wish_counts_and_a_still_view_gets_sharp():
-    made = turns()
-    assert made.next(0, True) is None
+    made = queue()
+    assert made.next_job(0, True) is None
     for _ in range(50):
-        made.ask(1, Wish(width=9, height=9))
-    made.ask(1, WISH)
-    first = made.next(0, True)
-    assert (first.wish, first.sharp) == (WISH, False)
-    made.done(first, 0, 0.4)  # far too slow: the next one on the way has fewer pixels
+        made.request(1, ViewRequest(width=9, height=9))
+    made.request(1, REQUEST)
+    first = made.next_job(0, True)
+    assert (first.request, first.sharp) == (REQUEST, False)
+    made.finish_job(first, 0, 0.4)  # far too slow: the next one on the way has fewer pixels
     made.clock.now += 0.4
-    made.ask(1, WISH)
-    second = made.next(0, True)
+    made.request(1, REQUEST)
+    second = made.next_job(0, True)
     assert not second.sharp and second.width / second.height == pytest.approx(2, rel=0.05)
     assert second.width * second.height == pytest.approx(80_000 / 10, rel=0.1)
-    made.done(second, 0, 0.01)
+    made.finish_job(second, 0, 0.01)
     made.clock.now += 0.05
-    assert made.next(0, True) is None  # it has what it asked for, for now
-    made.clock.now += STILL
-    last = made.next(0, True)
+    assert made.next_job(0, True) is None  # it has what it asked for, for now
+    made.clock.now += SETTLE_SECONDS
+    last = made.next_job(0, True)
     assert (last.sharp, last.width, last.height) == (True, 400, 200)
-    made.done(last, 0, 0.01)
+    made.finish_job(last, 0, 0.01)
     made.clock.now += 100
-    assert made.next(0, True) is None  # nothing has changed
-    assert made.next(1, True).sharp  # a step has
+    assert made.next_job(0, True) is None  # nothing has changed
+    assert made.next_job(1, True).sharp  # a step has
 
 
 def test_drawing_takes_its_share_and_goes_round():
-    made, drawn = turns(share=0.25, refresh=0.5), []
+    made, drawn = queue(max_time_fraction=0.25, refresh_seconds=0.5), []
     for client in (1, 2):
-        made.ask(client, WISH)
+        made.request(client, REQUEST)
     for step in range(1000):
         made.clock.now += 0.01
-        if turn := made.next(step, True):
+        if turn := made.next_job(step, True):
             made.clock.now += 0.1
-            made.done(turn, step, 0.1)
+            made.finish_job(turn, step, 0.1)
             drawn.append(turn.client)
-        made.ask(1, WISH)  # one that never rests does not starve the other
+        made.request(1, REQUEST)  # one that never rests does not starve the other
     assert 0.1 * len(drawn) / made.clock.now == pytest.approx(0.25, abs=0.02)
     assert abs(drawn.count(1) - drawn.count(2)) <= 1
-    made.ask(2, WISH)
-    assert made.next(0, True) is None and made.next(0, False) is not None  # nothing trains: no share
-    made.leave(1)
-    made.leave(2)
+    made.request(2, REQUEST)
+    assert made.next_job(0, True) is None and made.next_job(0, False) is not None  # nothing trains: no share
+    made.remove_client(1)
+    made.remove_client(2)
     made.clock.now += 3
-    assert made.next(0, False) is None and made.alone_for() == 3 and len(made) == 0
+    assert made.next_job(0, False) is None and made.seconds_without_clients() == 3 and len(made) == 0
 
 
 def test_a_browser_that_draws_gets_gaussians_now_and_then():
-    made = turns(longest=100)
-    made.ask(1, Wish(width=400, height=200, browser=True))
-    turn = made.next(0, True)
+    made = queue(max_resolution=100)
+    made.request(1, ViewRequest(width=400, height=200, browser=True))
+    turn = made.next_job(0, True)
     assert turn.sharp and (turn.width, turn.height) == (100, 50)
-    made.done(turn, 0, 0.1)
+    made.finish_job(turn, 0, 0.1)
     made.clock.now += 2
-    assert made.next(5, True) is None
+    assert made.next_job(5, True) is None
     made.clock.now += 4
-    assert made.next(5, True) is not None
+    assert made.next_job(5, True) is not None
 
 
 def test_curves_stay_short_and_are_read_back(tmp_path):
-    curves = Curves()
+    curves = CurveHistory()
     for step in range(5000):
-        curves.log(step, {"num_gaussians": step, "psnr_mean": 20.0, "other": 1.0})
-    curves.log(4999, {"test_psnr": 30.0})
-    steps, values = curves.panel("num_gaussians")
+        curves.log(step, {"num_gaussians": step, "train/psnr_mean": 20.0, "other": 1.0})
+    curves.log(4999, {"eval/psnr": 30.0})
+    steps, values = curves.curve("num_gaussians")
     assert 400 < len(steps) <= 1001 and steps[-1] == 5000 and (np.diff(steps) > 0).all()
-    assert curves.last == {"num_gaussians": 4999.0, "psnr_mean": 20.0, "test_psnr": 30.0}
-    assert [len(part) for part in curves.panel("test_psnr")] == [1, 1]
-    assert [len(part) for part in curves.panel("loss_mean")] == [0, 0]
+    assert curves.latest == {"num_gaussians": 4999.0, "train/psnr_mean": 20.0, "eval/psnr": 30.0}
+    assert [len(part) for part in curves.curve("eval/psnr")] == [1, 1]
+    assert [len(part) for part in curves.curve("train/loss_mean")] == [0, 0]
 
 
 class Paper:
@@ -119,56 +119,56 @@ class Paper:
     def __init__(self):
         self.shown, self.told, self.said = [], [], []
 
-    def show(self, client, picture, sharp):
+    def show_image(self, client, picture, sharp):
         self.shown.append((client, picture.image.copy(), sharp))
 
-    def give(self, client, rows):
+    def send_gaussians(self, client, rows):
         self.shown.append((client, rows, True))
 
-    def tell(self, client, title, text):
+    def notify(self, client, title, text):
         self.told.append((title, text))
 
-    def status(self, text, paused):
+    def update_status(self, text, paused):
         self.said.append((text, paused))
 
-    def draw(self, curves):
+    def update_curves(self, curves):
         pass
 
-    def aim(self, cameras):
+    def update_cameras(self, cameras):
         self.cameras = cameras
 
 
-def live(folder, **more):
-    made = Live(Viewer(refresh=0.0), tiny.scene(), Reference(), folder, 9, **more)
+def session(folder, **more):
+    made = ViewerSession(ViewerSettings(refresh_seconds=0.0), tiny.scene(), Reference(), folder, 9, **more)
     made.page = Paper()
     return made
 
 
-def wish(**more):
-    return Wish(pose_of(tiny.cameras()[0]), 20, 16, **more)
+def view_request(**more):
+    return ViewRequest(camera_pose(tiny.cameras()[0]), 20, 16, **more)
 
 
 def test_nobody_watching_costs_nothing_and_a_failure_is_told_once(tmp_path):
-    made, splats = live(tmp_path), tiny.splats()
+    made, splats = session(tmp_path), tiny.splats()
     made.after_step(0, splats)
-    assert not made.page.said and made.turns.next(0, False) is None
-    made.turns.join(5)
+    assert not made.page.said and made.queue.next_job(0, False) is None
+    made.queue.add_client(5)
     for step in range(3):
-        made.turns.ask(5, wish(mode="hue"))
-        made.turns.free = 0
+        made.queue.request(5, view_request(mode="hue"))
+        made.queue.free = 0
         made.after_step(step, splats)
-    assert [title for title, _ in made.page.told] == ["Not drawn"] and not made.page.shown
-    made.turns.ask(5, wish())
-    made.turns.free = 0
+    assert [title for title, _ in made.page.told] == ["Could not render"] and not made.page.shown
+    made.queue.request(5, view_request())
+    made.queue.free = 0
     made.after_step(3, splats)
     assert len(made.page.shown) == 1 and "**step 1** of 9" in made.page.said[0][0]
 
 
 def test_pause_step_snapshot_and_going_on(tmp_path):
     stop = threading.Event()
-    made, splats, done = live(tmp_path, stopping=stop.is_set), tiny.splats(), []
-    made.turns.join(1)
-    made.turns.ask(1, wish(mode="depth"))
+    made, splats, done = session(tmp_path, stopping=stop.is_set), tiny.splats(), []
+    made.queue.add_client(1)
+    made.queue.request(1, view_request(mode="depth"))
 
     def loop():
         for step in range(9):
@@ -186,7 +186,7 @@ def test_pause_step_snapshot_and_going_on(tmp_path):
     thread = threading.Thread(target=loop)
     thread.start()
     reach(0)
-    made.controls.shoot(1)
+    made.controls.request_snapshot(1)
     made.controls.step()
     reach(1)
     made.controls.step(2)
@@ -200,13 +200,13 @@ def test_pause_step_snapshot_and_going_on(tmp_path):
 
 def test_cameras_that_learn_are_shown_where_they_are(tmp_path):
     poses, splats = SE3(start=0), tiny.splats()
-    made = live(tmp_path, poses=poses)
+    made = session(tmp_path, poses=poses)
     poses.rig(made.scene, splats, made.scene.train)  # as the loop does
     splats.shared[POSE].data[1] += 0.1
     given = [view.camera for view in made.scene.train]
-    made.turns.join(1)
-    made.turns.ask(1, wish(mode="error"))
-    made.serve(1, splats, training=False)
+    made.queue.add_client(1)
+    made.queue.request(1, view_request(mode="error"))
+    made.render_pending(1, splats, training=False)
     moved = [
         not torch.allclose(now.viewmats, before.viewmats, atol=1e-5)
         for now, before in zip(made.page.cameras, given, strict=True)
@@ -216,11 +216,11 @@ def test_cameras_that_learn_are_shown_where_they_are(tmp_path):
 
 
 def test_a_run_that_nobody_watches_any_more_does_not_stay_paused(tmp_path, monkeypatch):
-    monkeypatch.setattr("splatexp.viewer.session.GRACE", 0.1)
-    made = live(tmp_path)
-    made.turns.join(1)
+    monkeypatch.setattr("splatexp.viewer.session.ABANDONED_SECONDS", 0.1)
+    made = session(tmp_path)
+    made.queue.add_client(1)
     made.controls.pause(True)
-    made.turns.leave(1)
+    made.queue.remove_client(1)
     began = time.monotonic()
     made.after_step(0, tiny.splats())
     assert 0.05 < time.monotonic() - began < 5 and not made.controls.paused
@@ -238,17 +238,17 @@ def test_a_busy_port_is_followed_by_the_next_free_one():
 def test_settings_and_what_they_have_no_say_in(tmp_path, monkeypatch):
     words = ["data.size=48", "data.cache=false"]
     plain, watched = (build(compose([*words, *more])) for more in ([], ["viewer=true", "viewer.port=9000"]))
-    assert not plain.viewer.on and watched.viewer == Viewer(on=True, port=9000)
-    assert not build(compose(["viewer=false"])).viewer.on
+    assert not plain.viewer.enabled and watched.viewer == ViewerSettings(enabled=True, port=9000)
+    assert not build(compose(["viewer=false"])).viewer.enabled
     assert job_id(plain) == job_id(watched) == job_id(watched, ["viewer"])
-    assert run_id(settings(plain), "x", "y") == run_id(settings(watched), "x", "y")
+    assert run_id(to_config(plain), "x", "y") == run_id(to_config(watched), "x", "y")
     for word, line in [
         ("viewer.prot=1", "viewer.prot: no such key; did you mean viewer.port"),
         ("viewer.port=0", "viewer.port: expected a number in [1, 65535], got 0"),
-        ("viewer.share=1", "viewer.share: expected a number in [0.01, 0.99], got 1"),
+        ("viewer.max_time_fraction=1", "viewer.max_time_fraction: expected a number in [0.01, 0.99], got 1"),
         ("viewer.host=''", "viewer.host: expected the address"),
     ]:
-        with pytest.raises(Refused) as told:
+        with pytest.raises(ConfigError) as told:
             build(compose([word]))
         assert line in str(told.value)
     monkeypatch.setattr("splatexp.viewer.settings.find_spec", lambda name: None)
@@ -258,10 +258,10 @@ def test_settings_and_what_they_have_no_say_in(tmp_path, monkeypatch):
 
 
 def test_older_runs_have_no_viewer_and_can_be_opened(tmp_path):
-    save(compose(["viewer=true"]), tmp_path, [])
-    assert load_run(tmp_path).viewer.on
+    save_config(compose(["viewer=true"]), tmp_path, [])
+    assert load_run(tmp_path).viewer.enabled
     path = tmp_path / ".hydra" / "config.yaml"
     plain = yaml.safe_load(path.read_text())
     del plain["viewer"]
     path.write_text(yaml.safe_dump(plain))
-    assert not load_run(tmp_path).viewer.on
+    assert not load_run(tmp_path).viewer.enabled
