@@ -1,9 +1,12 @@
 """The page of a .gsi file in a real browser: what its canvas shows, pixel by pixel, and what it requests."""
 
+import base64
+from io import BytesIO
 from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 import pytest
+from PIL import Image
 from support.browser import difference, errors, open_browser, screenshot, wait_until
 from support.gsi_cases import header_of, layer_of
 
@@ -14,10 +17,11 @@ from splatexp.io import image_file
 WIDTH, HEIGHT = 300, 200  # px of the file; smaller than the canvas, so that scale 1 shows all of it
 VISIBLE = 0.02  # standard deviation of values in [0,1] below which an image would look blank
 PIXELS = """
-    const canvas = document.querySelector("canvas"), pen = canvas.getContext("2d");
-    const [width, height] = arguments;
+    const canvas = document.querySelector("canvas"), [width, height] = arguments;
     const x = Math.round(canvas.width / 2 - width / 2), y = Math.round(canvas.height / 2 - height / 2);
-    return Array.from(pen.getImageData(x, y, width, height).data);
+    const part = Object.assign(document.createElement("canvas"), { width, height });
+    part.getContext("2d").drawImage(canvas, -x, -y);
+    return part.toDataURL("image/png").split(",")[1];
 """
 REQUESTS = "return performance.getEntriesByType('resource').map(entry => entry.name)"
 DRAG = """
@@ -66,8 +70,8 @@ class Page:
 
     def pixels(self) -> np.ndarray:
         """Return the middle of the canvas, where the image is drawn at scale 1, [H,W,3] uint8."""
-        values = self.driver.execute_script(PIXELS, WIDTH, HEIGHT)
-        return np.array(values, np.uint8).reshape(HEIGHT, WIDTH, 4)[..., :3]
+        png = base64.b64decode(self.driver.execute_script(PIXELS, WIDTH, HEIGHT))
+        return np.asarray(Image.open(BytesIO(png)).convert("RGB"))
 
     def shows(self, expected: np.ndarray) -> bool:
         return np.array_equal(self.pixels(), expected)

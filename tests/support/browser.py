@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -66,14 +65,13 @@ def open_browser(folder: Path) -> Iterator[Any]:
     from selenium import webdriver
     from selenium.webdriver.chrome.service import Service
 
-    os.environ["SE_OFFLINE"] = "true"  # selenium downloads a browser or a driver that it does not find
-    os.environ["SE_AVOID_STATS"] = "true"
     options = webdriver.ChromeOptions()
     options.binary_location = next(filter(None, map(shutil.which, CHROMIUM)))
     for flag in [*FLAGS, f"--user-data-dir={folder}"]:
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
+    service = Service(shutil.which("chromedriver"))  # without a path selenium would look for one to download
+    driver = webdriver.Chrome(options=options, service=service)
     driver.set_page_load_timeout(20)
     driver.set_script_timeout(20)
     try:
@@ -98,7 +96,7 @@ def difference(image: np.ndarray, other: np.ndarray) -> float:
     return float(np.abs(image - other).mean())
 
 
-def wait_until(condition: Callable[[], Any], what: str, seconds: float = 8.0) -> Any:
+def wait_until(condition: Callable[[], Any], what: str, seconds: float = 20.0) -> Any:
     """Return the first true value of `condition`.  Raises: AssertionError where there is none in time."""
     end = time.monotonic() + seconds
     while not (found := condition()):
