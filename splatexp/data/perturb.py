@@ -26,9 +26,8 @@ class Perturb:
 
     orbit: float = 0.0  # degrees: yaw and pitch about the common focus are off by up to this, uniformly
     rotation: float = 0.0  # degrees: each camera is turned by this about a random axis of its own
-    translation: float = (
-        0.0  # fraction of the scene's extent: each camera is shifted by this, in any direction
-    )
+    # fraction of the scene's extent: each camera is shifted by this, in any direction
+    translation: float = 0.0
     focal: float = 0.0  # percent by which all focal lengths are too long
     seed: int = 0  # of the random directions
 

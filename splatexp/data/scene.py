@@ -152,13 +152,11 @@ class Scene:
     # world units, 1.1 times the largest distance of a training camera to their mean; 0: it is computed
     extent: float = 0.0
     background: Colour | None = None  # in [0,1], the colour behind the images; None: black
-    random_background: bool = (
-        False  # train on random colours behind the alpha; held-out views keep `background`
-    )
+    # train on random colours behind the alpha; held-out views keep `background`
+    random_background: bool = False
     fingerprint: str = ""  # SHA-256 over images, masks, cameras and points; "": it is computed
-    true_cameras: list[Camera] | None = (
-        None  # the true cameras of `train`, where those were changed or guessed
-    )
+    # the true cameras of `train`, where those were changed or guessed
+    true_cameras: list[Camera] | None = None
     given_cameras: list[Camera] | None = None  # the data's cameras of `train`, where those have been learned
     test_is_train: bool = False  # training and evaluation use the same image, as for an image that is coded
 
@@ -193,9 +191,13 @@ class Scene:
         for view in self.train + self.test:
             if not (view.camera.viewmats.isfinite().all() and view.camera.Ks.isfinite().all()):
                 raise ValueError(f"{self.name}: the pose of {view.name} is not finite")
+        for views in (self.train, self.test):
+            names = [view.name for view in views]
+            if repeated := [name for name in names if names.count(name) > 1]:
+                raise ValueError(
+                    f"{self.name}: expected a different name for every view, got {repeated[0]} twice"
+                )
         trained = {view.name for view in self.train}
-        if len(trained) < len(self.train) or len({view.name for view in self.test}) < len(self.test):
-            raise ValueError(f"{self.name}: expected a different name for every view, got one name twice")
         if self.test_is_train:
             return
         image_names = {view.sha256: view.name for view in self.train}

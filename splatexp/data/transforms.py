@@ -69,8 +69,7 @@ class Transforms:
         meta, train, test = self._frames(root)
         doubled = {source.path.resolve() for source in train} & {source.path.resolve() for source in test}
         if doubled:
-            twice = min(doubled).name
-            raise ValueError(f"{root}: expected held-out views that are not trained on, got {twice} in both")
+            raise ValueError(f"{root}: held-out view {min(doubled).name} is also trained on")
         sources = [replace(source, mask_as_alpha=self.masks_as_alpha) for source in _shortened(train + test)]
         views, clear = read_views(sources, self.downscale, self.background)
         train_views, test_views = views[: len(train)], views[len(train) :]

@@ -72,5 +72,7 @@ class ViewCache(Sequence["View"]):
 
     def _sent(self, index: int) -> View:
         view = self._views[index]
-        tensors: dict[str, Any] = {name: to_device(tensor, self.device) for name, tensor in view.tensors.items()}
+        tensors: dict[str, Any] = {
+            name: to_device(tensor, self.device) for name, tensor in view.tensors.items()
+        }
         return replace(view, camera=self._cameras[index], _coarse=None, **tensors)

@@ -107,7 +107,7 @@ class Recipe:
                 f"densify: expected scores that raster={self.raster.name} can gather, "
                 f"got some that read {', '.join(sorted(missing))}"
             )
-        if getattr(self.data, "guessed", False) and not self.camera.is_learned:
+        if getattr(self.data, "cameras_guessed", False) and not self.camera.is_learned:
             raise ValueError(
                 "camera: expected orbit or another that is learned with data=photos, whose cameras are "
                 "guesses, got fixed; preset=head sets all that this needs"

@@ -68,7 +68,7 @@ def test_a_broken_cache_is_made_anew_with_a_warning(cache, damage):
         np.savez(file, nothing=np.zeros(3))
     else:
         file.write_bytes({"cut": content[:middle], "flipped": flipped, "empty": b""}[damage])
-    with pytest.warns(UserWarning, match="the cached scene is broken .* making it anew"):
+    with pytest.warns(UserWarning, match="the cached scene is broken .* it is made again"):
         assert SMALL.load().fingerprint == scene.fingerprint
     assert SMALL.load().fingerprint == scene.fingerprint
     assert len(list(cache.iterdir())) == 1  # nothing half-written is left

@@ -118,7 +118,7 @@ def test_resizing_scales_each_axis_and_keeps_the_distortion():
     + [((4900, 3255), False), ((1237, 825), False), ((3286, 4946), False), ((9892, 6572), True)],
 )
 def test_only_whole_pictures_fit(size, fits):
-    assert Lens(4946, 3286, 1, 1, 1, 1).fits(*size) is fits
+    assert Lens(4946, 3286, 1, 1, 1, 1).same_aspect(*size) is fits
 
 
 @pytest.mark.parametrize("model", ["FOV", "THIN_PRISM_FISHEYE", "number 99"])

@@ -10,7 +10,7 @@ from PIL import ExifTags, Image
 
 from splatexp.cameras.similarity import pose_errors
 from splatexp.config.build import build, compose
-from splatexp.config.schema import Refused
+from splatexp.config.schema import ConfigError
 from splatexp.data import detect_loader
 from splatexp.data.photos import Photos, orbit, photographs
 
@@ -136,7 +136,7 @@ def test_a_truth_is_brought_into_the_guessed_world(tmp_path):
     assert scene.test[0].camera.Ks[0, 0, 0] == 60, "held-out views get their true cameras"
     meta["frames"].pop()
     (tmp_path / "truth.json").write_text(json.dumps(meta))
-    with pytest.raises(ValueError, match=r"expected a frame of every photograph, got none of 5\.png"):
+    with pytest.raises(ValueError, match=r"expected a frame for every photograph, got none for 5\.png"):
         Photos(str(tmp_path), true_cameras=str(tmp_path / "truth.json")).load()
 
 
@@ -148,7 +148,7 @@ def test_what_cannot_be_used_is_one_line(tmp_path):
     (text / "3.jpg").write_text("no picture")
     for folder, said in (
         (empty, r"data\.path: expected two photographs or more \(\.jpg, .*\), got 0 in .*empty"),
-        (one, r"data\.path: expected two photographs or more .*, got 1 \(1\.jpg\); one view has no depth"),
+        (one, r"data\.path: expected two photographs or more .*, got 1 \(1\.jpg\), which shows no depth"),
         (text, r"3\.jpg: cannot read the image: cannot identify image file"),
     ):
         with pytest.raises(ValueError, match=said) as caught:
@@ -158,7 +158,7 @@ def test_what_cannot_be_used_is_one_line(tmp_path):
     with pytest.raises(ValueError, match=r"data\.yaw: expected 2 angles, of 1\.jpg to 2\.jpg, got 1"):
         Photos(str(text), yaw=[3]).load()
     with pytest.raises(
-        ValueError, match=r"data\.test: expected names of photographs such as 1\.jpg, got 9\.jpg"
+        ValueError, match=r"data\.test_names: expected names of photographs such as 1\.jpg, got 9\.jpg"
     ):
         Photos(str(text), test_names=["9.jpg"]).load()
     with pytest.raises(FileNotFoundError, match="no such folder"):
@@ -169,6 +169,8 @@ def test_a_folder_of_photographs_is_known_as_one(tmp_path):
     write(tmp_path, ["1.jpg", "2.jpg"])
     assert detect_loader(str(tmp_path)) == "photos"
     run = build(compose(["preset=head", f"data.path={tmp_path}"]))
-    assert type(run.data).__name__ == "Photos" and run.camera.learns and run.densify.max_gaussians == 10_000
-    with pytest.raises(Refused, match=r"camera: expected orbit or another that learns with data=photos"):
+    assert (
+        type(run.data).__name__ == "Photos" and run.camera.is_learned and run.densify.max_gaussians == 10_000
+    )
+    with pytest.raises(ConfigError, match=r"camera: expected .* with data=photos"):
         build(compose([f"data.path={tmp_path}"]))

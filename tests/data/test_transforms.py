@@ -230,7 +230,10 @@ BROKEN = {
         lambda meta: meta.update(camera_model="EQUIRECTANGULAR"),
         "camera model EQUIRECTANGULAR is not",
     ),
-    "size": (lambda meta: meta.update(w=48, h=40), "the image is 48 x 48, its camera 48 x 40"),
+    "size": (
+        lambda meta: meta.update(w=48, h=40),
+        "expected an image of its camera's aspect, 48 x 40, got 48 x 48",
+    ),
     "no frames": (lambda meta: meta.pop("frames"), "expected an object with a list of frames"),
     "empty": (lambda meta: meta.update(frames=[]), "got 0 images"),
     "no path": (

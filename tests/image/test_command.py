@@ -117,13 +117,13 @@ def test_what_is_refused_is_one_line(image, photos, tmp_path):
         (["info", "notes"], 1, "notes: expected a .gsi file"),
         (["view", "notes"], 2, "notes: expected a .gsi file"),
         (["view", "a.gsi", "port=-1"], 2, "port: expected a number in [0, 65535], got -1"),
-        (["bench", "photos", "codecs=jpeg", "foo=3"], 2, "foo: is for .gsi, expected gsi among codecs"),
-        (["bench", "photos", "codecs=jpeg", "bpp=1"], 2, "bpp: is for .gsi, expected gsi among codecs"),
+        (["bench", "photos", "codecs=jpeg", "foo=3"], 2, "foo: expected gsi among the codecs"),
+        (["bench", "photos", "codecs=jpeg", "bpp=1"], 2, "bpp: expected gsi among the codecs"),
         (["bench", "photos", "codecs=jpeg,jpeg"], 2, "codecs: expected each once"),
         (["bench", "photos", "out=notes", "codecs=jpeg"], 2, "notes: file exists"),
         (["bench", "photos", "foo=3"], 2, "foo: no such key"),
         (["encode", "photos", "new", "foo=3"], 2, "foo: no such key"),
-        (["encode", "photos/a.png", "a=b.gsi"], 2, "for a file of that name say ./a=b.gsi"),
+        (["encode", "photos/a.png", "a=b.gsi"], 2, "for a file of this name say ./a=b.gsi"),
         (["decode", "a.gsi", "suffix=png"], 2, "suffix: expected one such as .png, got 'png'"),
         (["info", "a.gsi", "json=true", "json=false"], 2, "json: expected once"),
         (["encode", "photos/a.png", "notes/a.gsi"], 2, "notes: not a directory"),
@@ -154,7 +154,7 @@ def test_a_file_that_was_cut_off_is_decoded_as_far_as_it_goes(image, photos, tmp
     (tmp_path / "more.gsi").write_bytes((tmp_path / "a.gsi").read_bytes() + b"stray")
     status, out, err = image("info", "more.gsi", "none.gsi", "a.gsi")  # one fails, the rest goes on
     assert status == 1 and err == "error: none.gsi: no such file or directory\n"
-    assert "  all layers are there, then 5 bytes that are no whole section\n" in out
+    assert "  all layers are there, followed by 5 bytes that are no whole section\n" in out
     assert "truncated" not in out and "\na.gsi: " in out
 
 
@@ -221,7 +221,7 @@ def test_the_page_shows_what_the_decoder_draws(image, photos, tmp_path):
         with viewer.serve(tmp_path / "a.gsi") as other:  # the next port
             assert other != address
     assert not [thread for thread in threading.enumerate() if thread.daemon and "serve" in thread.name]
-    with pytest.raises(ValueError, match="truth: expected 40 x 24"):
+    with pytest.raises(ValueError, match="original: expected 40 x 24"):
         image_file.write_image(tmp_path / "small.png", np.zeros((2, 2, 3)))
         viewer.GsiPage(tmp_path / "a.gsi", tmp_path / "small.png")
 

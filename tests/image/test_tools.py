@@ -135,7 +135,7 @@ def test_which_file_becomes_which(tmp_path, monkeypatch):
         (("in", "out"), "expected one source"),
         (("c.png", "c.png"), "expected a target that differs"),
         (("in", "c.png"), "expected a folder .* got a file$"),
-        (("in", "both.gsi"), "both.gsi: expected a folder .* got a file's name"),
+        (("in", "both.gsi"), "both.gsi: expected a folder .* got the name of a file"),
     ):
         with pytest.raises((ValueError, FileNotFoundError), match=why):
             told(*names)

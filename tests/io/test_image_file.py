@@ -170,7 +170,7 @@ def test_what_is_refused_and_why(tmp_path):
     (tmp_path / "p16.png").write_bytes(data[:at] + png16._chunk(b"iCCP", packed) + data[at:])
     refused("p16.png", "at 16 bits is not supported")
     (tmp_path / "text.png").write_text("not a picture")
-    refused("text.png", "of no kind that is known")
+    refused("text.png", "its format is not known")
     image.resize((200, 200)).save(tmp_path / "cut.jpg")
     (tmp_path / "cut.jpg").write_bytes((tmp_path / "cut.jpg").read_bytes()[:900])
     refused("cut.jpg", "cannot read the image")

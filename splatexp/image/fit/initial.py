@@ -50,14 +50,12 @@ class Initializer:
 
     init: str = "gradient"  # a name in INITIALIZERS
     uniform_fraction: float = 0.2  # of the Gaussians is spread evenly
-    density_power: float = (
-        1.0  # the density follows |gradient|^power; `quadtree`: priority = area variance^power
-    )
+    # the density follows |gradient|^power; `quadtree`: priority = area variance^power
+    density_power: float = 1.0
     density_blur: float = 1.0  # gradients are averaged over a square of this many mean spacings
     size_factor: float = 0.4  # standard deviations over the side of the patch
-    solve_steps: int = (
-        0  # of a least-squares solve for the colours; 0: means of the image under the Gaussians
-    )
+    # of a least-squares solve for the colours; 0: means of the image under the Gaussians
+    solve_steps: int = 0
     init_path: str = ""  # file of the network for `network`; "": the one that is shipped
 
     def __post_init__(self) -> None:
