@@ -13,6 +13,7 @@ HERE = Path(__file__).parent
 SIMULATED = HERE.parent / "support" / "simulated_gpu.py"
 BENCH = HERE.parents[1] / "kernels" / "bench"
 without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+interpreted = pytest.mark.slow  # the interpreter takes a second for a step of 12 Gaussians, and here are 60
 
 
 def called(script: Path, *words) -> subprocess.CompletedProcess[str]:
@@ -32,6 +33,7 @@ def simulated(tmp_path_factory):
     return done.stdout, json.loads((folder / "out" / "gpu.json").read_text()), folder / "out"
 
 
+@interpreted
 @without_gpu
 def test_checks_hold(simulated):
     _, found, _ = simulated
@@ -41,6 +43,7 @@ def test_checks_hold(simulated):
         assert row["worst"] <= 1 and not row["error"], row
 
 
+@interpreted
 @without_gpu
 def test_times_are_told(simulated):
     text, found, folder = simulated
@@ -55,6 +58,7 @@ def test_times_are_told(simulated):
     assert written.strip() == text.strip() and "| triton " in written
 
 
+@interpreted
 @without_gpu
 def test_what_fails_is_told_and_the_rest_goes_on(simulated):
     text, found, _ = simulated
@@ -79,6 +83,7 @@ def test_without_a_gpu_it_says_why_and_what_can_be_tried():
     )
 
 
+@pytest.mark.slow  # two processes that import all and train
 def test_a_training_is_run_and_its_waits_are_counted(monkeypatch):
     """As on a GPU, but for the switch that makes PyTorch tell of waits, which a CPU lacks."""
     monkeypatch.syspath_prepend(str(BENCH))

@@ -11,6 +11,7 @@ import pytest
 
 import splatexp_kernels
 
+pytestmark = pytest.mark.slow  # LLVM takes half a second to two for each of the kernels
 BENCH = Path(__file__).parents[2] / "kernels" / "bench"
 OPS = Path(splatexp_kernels.__file__).parent
 PROGRAM = """

@@ -214,7 +214,8 @@ def test_data_are_hashed_whole_and_view_by_view():
         assert found["views"][view.name] == hashlib.sha256(view.image.numpy().tobytes()).hexdigest()
 
 
-def test_the_record_names_code_packages_and_machine():
+def test_the_record_names_code_packages_and_machine(monkeypatch):
+    monkeypatch.setattr(sys, "orig_argv", [sys.executable, "-m", "pytest"])  # not a worker's
     record = environment.provenance()
     assert set(record) == {"command", "code_sha256", "git", "packages", "hardware"}
     assert not Path(record["command"][0]).is_absolute() and "pytest" in " ".join(record["command"])

@@ -118,7 +118,7 @@ def test_a_pickle_is_not_executed(tmp_path):
 def test_foreign_files_are_refused(tmp_path):
     path = tmp_path / "step_00000007.safetensors"
     save_file(TENSORS, path)
-    with pytest.raises(CheckpointError, match="no checkpoint of this format"):
+    with pytest.raises(CheckpointError, match="expected the format 'splatexp checkpoint 1', got None"):
         load_checkpoint(path)
     path.write_bytes(b"ply\nformat ascii 1.0\n" * 9)
     with pytest.raises(CheckpointError, match="not a readable checkpoint"):

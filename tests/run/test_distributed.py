@@ -80,6 +80,7 @@ def test_a_signal_to_one_stops_both_with_whole_rows(tmp_path):
     )
 
 
+@pytest.mark.slow  # two processes that import all, and train; those above train without a config
 def test_a_whole_run_leaves_one_folder(tmp_path):
     lead, other = both(tmp_path, "run")[0]
     result = json.loads((tmp_path / "run0" / "metrics.json").read_text())

@@ -1,5 +1,6 @@
 """Interrupted runs: killed and taken up again they give the same bits; changed settings are told."""
 
+import atexit
 import csv
 import json
 import os
@@ -7,7 +8,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -77,28 +80,63 @@ def same(one, other) -> None:
     assert Path(one, "point_cloud.ply").read_bytes() == Path(other, "point_cloud.ply").read_bytes()
 
 
-@pytest.mark.parametrize("words", [["densify=adc"], ["preset=[quick,mcmc]"], ["preset=[quick,error_tag]"]])
-def test_killed_and_resumed_is_uninterrupted_with_any_number_of_threads(words, tmp_path):
-    words = [*words, "steps=400", "checkpoint.every=200", "log_every=50", "densify.every=20"]
-    whole = start(tmp_path / "whole", *words, "threads=1")
-    finish(whole)
-    for threads in (1, 2):
-        folder = tmp_path / str(threads)
-        killed = start(folder, *words, f"threads={threads}")
-        wait_for(killed, folder, 200)
-        killed.kill()
-        killed.communicate()
-        assert killed.returncode == -signal.SIGKILL
-        if not (folder / "checkpoints" / "step_00000400.safetensors").exists():
-            said = finish(start(folder, *words, f"threads={threads}", "resume=auto"))
-            assert "resumed at step 200 of 400" in said
-            assert json.loads((folder / "metrics.json").read_text())["run"]["resumed_at"] == [200]
-            same(tmp_path / "whole", folder)
-        else:
-            pytest.fail("it was killed too late")
+STRATEGIES = {
+    "adc": ["densify=adc", "densify.max_gaussians=3000"],
+    "mcmc": ["preset=[quick,mcmc]"],
+    "error_tag": ["preset=[quick,error_tag]"],
+}
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """A function that gives the words of a strategy's run and its folder, run once and in one go."""
+
+    @cache
+    def run(name):
+        words = [*STRATEGIES[name], "steps=400", "checkpoint.every=200", "log_every=50", "densify.every=20"]
+        folder = tmp_path_factory.mktemp(name)
+        build(compose([*SMALL, *words, "threads=1"]))(folder)
+        return words, folder
+
+    return run
+
+
+def killed(folder, *words):
+    """A run in a process that is killed after its step 200, of 400."""
+    process = start(folder, *words)
+    wait_for(process, folder, 200)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    if (folder / "checkpoints" / "step_00000400.safetensors").exists():
+        pytest.fail("it was killed too late")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_killed_and_resumed_is_uninterrupted_with_any_number_of_threads(
+    name, threads, uninterrupted, tmp_path, capsys
+):
+    words, whole = uninterrupted(name)
+    killed(tmp_path / "run", *words, f"threads={threads}")
+    said = finish(start(tmp_path / "run", *words, f"threads={threads}", "resume=auto"))
+    assert "resumed at step 200 of 400" in said
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["run"]["resumed_at"] == [200]
+    same(whole, tmp_path / "run")
+
+
+def test_killed_and_resumed_in_another_process_is_uninterrupted(uninterrupted, tmp_path, capsys):
+    words, whole = uninterrupted("adc")
+    killed(tmp_path / "run", *words, "threads=2")
+    build(compose([*SMALL, *words, "threads=2", "resume=auto"]))(tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["run"]["resumed_at"] == [200]
+    changes = json.loads((tmp_path / "run" / "run.json").read_text())["sessions"][1]["messages"]
+    assert any("resumed at step 200 of 400" in line for line in changes)
+    same(whole, tmp_path / "run")
+
+
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
 def test_a_signal_finishes_the_step_saves_and_says_so(number, tmp_path):
     words = ["steps=5000", "checkpoint.every=100", "threads=1", "log_every=100"]
     process = start(tmp_path / "run", *words)
@@ -115,12 +153,23 @@ def test_a_signal_finishes_the_step_saves_and_says_so(number, tmp_path):
 # ---- in this process
 
 
+@cache
+def config(*words):
+    return compose([*SMALL, "data.size=48", "data.points=150", "threads=1", "raster=cpu", *words])
+
+
 def made(*words):
-    return build(compose([*SMALL, "data.size=48", "data.points=150", "threads=1", "raster=cpu", *words]))
+    return build(config(*words))
 
 
 def half(folder, *words):
     """A run of 12 steps that was stopped after 6."""
+    shutil.copytree(stopped(words), folder, dirs_exist_ok=True)
+
+
+@cache
+def stopped(words):
+    """The folder of such a run, made once: what a test does to it, it does to a copy."""
 
     class Enough(Exception):
         pass
@@ -131,6 +180,8 @@ def half(folder, *words):
         seen.append(1)
         return before(self, image, *rest, **more)
 
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     before, seen = Loss.__call__, []
     Loss.__call__ = stop
     try:
@@ -140,6 +191,7 @@ def half(folder, *words):
     finally:
         Loss.__call__ = before
     assert [step for step, _ in list_checkpoints(folder / "checkpoints")] == [6, 3]
+    return folder
 
 
 def test_without_resume_a_run_that_was_begun_is_not_overwritten(tmp_path, capsys):

@@ -6,6 +6,7 @@ import pickle
 import random
 import signal
 import time
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -28,8 +29,13 @@ SMALL += [
 ]
 
 
+@cache
+def config(*words):
+    return compose([*SMALL, *words])
+
+
 def made(*words):
-    return build(compose([*SMALL, *words]))
+    return build(config(*words))
 
 
 def failing(monkeypatch, cls, name, at, error):

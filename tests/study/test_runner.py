@@ -36,7 +36,12 @@ def order(folder="out", **more):
     return StudyRequest(**(settings | more), folder=folder)
 
 
-@pytest.mark.parametrize("name", READY)
+LONG = {"density", "head", "image", "image_coded", "regularizers", "schedules"}  # many variants to compose
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in LONG else ()) for name in READY]
+)
 def test_every_ready_study_is_well_formed(name):
     Path("lego").mkdir()
     Path("lego", "transforms.json").write_text("{}")
@@ -64,6 +69,7 @@ def test_a_study_runs_what_is_missing_and_reports(capsys):
     assert Path("other/report.html").exists()
 
 
+@pytest.mark.slow
 def test_with_other_settings_the_old_runs_are_kept(capsys):
     run_study(order(seeds=1))
     before = {path: path.stat().st_mtime_ns for path in Path("out/runs").rglob("metrics.json")}
@@ -82,6 +88,7 @@ def test_one_run_that_fails_does_not_end_the_study(capsys):
     assert failed == 1 and pages and "broken  builtin  seed 0  failed: " in capsys.readouterr().err
 
 
+@pytest.mark.slow  # two processes that import all, and eight runs
 def test_runs_in_several_processes_are_those_of_one(capsys):
     run_study(order(jobs=2))
     run_study(order("single", force=True))
@@ -90,6 +97,7 @@ def test_runs_in_several_processes_are_those_of_one(capsys):
         assert json.loads(path.read_text())["per_view"] == json.loads(other.read_text())["per_view"]
 
 
+@pytest.mark.slow
 def test_budgets_are_kept(capsys):
     growing = {"plain": ["densify=adc", "densify.stop=0"], "other": ["densify=mcmc", "densify.stop=0"]}
     run_study(order(variants=growing, seeds=1, gaussian_budgets=[160, 200]))
@@ -106,6 +114,7 @@ def test_budgets_are_kept(capsys):
     assert len(sizes) == 2 and all(abs(each - size) < 2048 for each in sizes)
 
 
+@pytest.mark.slow
 def test_seconds_are_reached_by_steps(capsys):
     run_study(order(variants={"plain": []}, seeds=1, budget=Budget(seconds=0.4)))
     runs = [json.loads(path.read_text()) for path in Path("out/runs").rglob("metrics.json")]
@@ -135,6 +144,7 @@ def test_bad_input_is_one_line(words, text, capsys, monkeypatch):
     assert said.startswith("error: ") and text in said and said.count("\n") == 1
 
 
+@pytest.mark.slow  # two commands, each in a process that imports all
 def test_the_command(tmp_path):
     (tmp_path / "mine.yaml").write_text(
         f"title: T\nbaseline: a\nsteps: 5\ncommon_overrides: {TINY}\nvariants: {{a: []}}\n"

@@ -31,7 +31,7 @@ def elsewhere(tmp_path, monkeypatch):
 
 
 @pytest.mark.filterwarnings("default")
-@pytest.mark.parametrize("name", ["submitit_local", "ray"])
+@pytest.mark.parametrize("name", [pytest.param("submitit_local", marks=pytest.mark.slow), "ray"])
 def test_jobs_run_in_other_processes(command, elsewhere, name):
     spec = find_spec(EXTRAS[name])
     if spec is None or spec.origin is None:  # a bare folder of that name is no package
@@ -63,6 +63,7 @@ def test_jobs_side_by_side_share_the_processors_and_none_disturbs_another(
     assert "job 0 is done: seed=0  psnr" in said and "job 1 failed: " in said
 
 
+@pytest.mark.slow  # two processes that train until they are told not to
 @pytest.mark.filterwarnings("default")
 def test_a_signal_saves_the_jobs_of_other_processes(command, elsewhere, tmp_path, capfd):
     pytest.importorskip("joblib", reason="needs the extra joblib")

@@ -40,6 +40,7 @@ def test_what_is_drawn_from():
         drawn("a=tag(log,interval(0,1))")
 
 
+@pytest.mark.slow
 def test_a_search_tells_its_front_and_goes_on_the_same_way(command, tmp_path, capfd):
     words = [*SEARCH, *SPACE, "objective=[psnr,num_gaussians]", "threads=1"]
     assert command(*sweep(*words, folder="first")) == 0

@@ -104,6 +104,7 @@ def interrupted(monkeypatch, calls, error):
     return before
 
 
+@pytest.mark.slow
 def test_an_interrupted_sweep_goes_on_where_it_stopped(command, tmp_path, monkeypatch, capfd):
     words = ["seed=0,1,2", "threads=1", "checkpoint.every=2"]
     before = interrupted(monkeypatch, 6 + 5, KeyboardInterrupt("stopped by hand"))

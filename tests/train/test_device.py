@@ -17,10 +17,21 @@ backend = pytest.importorskip("torch.utils.backend_registration")
     not hasattr(backend, "_setup_privateuseone_for_python_backend"),
     reason="this PyTorch lets no Python play a device",
 )
-def test_everything_that_is_done_on_a_device():
+@pytest.mark.parametrize(
+    ("chosen", "count"),
+    [
+        ("not gives_the_same or everything", 8),
+        pytest.param("gives_the_same and not everything", 8, marks=pytest.mark.slow),
+    ],
+    ids=["operators", "strategies"],
+)
+def test_everything_that_is_done_on_a_device(chosen, count, monkeypatch):
+    for name in [name for name in os.environ if name.startswith("PYTEST_")]:
+        monkeypatch.delenv(name)  # else it takes itself for a worker of this pytest
     cases = Path(__file__).parents[1] / "support" / "on_a_device.py"
-    said = python("-m", "pytest", "-q", "-p", "no:cacheprovider", str(cases), cwd=cases.parent).stdout
-    assert re.match(r"\.{16} ", said), said
+    plain = ("-q", "-n", "0", "-p", "no:cacheprovider", "-p", "no:hypothesispytest", "-k", chosen)
+    said = python("-m", "pytest", *plain, str(cases), cwd=cases.parent).stdout
+    assert re.match(rf"\.{{{count}}} ", said), said
 
 
 def test_a_gpu_reckons_in_float32_and_with_a_workspace_where_bits_must_repeat(monkeypatch):
