@@ -1,4 +1,4 @@
-"""What is installed, in which version, and the commands that install what is not."""
+"""Versions of installed packages, and the commands that install what is missing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import splatexp
 
 NAME = "splatexp"
-TOOLS = {  # manager -> thing -> command; the first manager that is there
+TOOLS = {  # package manager -> program -> command; the first installed manager counts
     "apt-get": {"c++": "sudo apt-get install g++", "nvcc": "sudo apt-get install nvidia-cuda-toolkit"},
     "dnf": {"c++": "sudo dnf install gcc-c++"},
     "apk": {"c++": "apk add g++"},
@@ -24,22 +24,25 @@ TOOLS = {  # manager -> thing -> command; the first manager that is there
 
 
 def version(name: str) -> str | None:
-    """The version of a package, None where it is not installed."""
+    """Return the version of a package, or None where it is not installed."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return None
 
 
-def fits(specifier: str, found: str) -> bool:
-    """Whether a version is one of those that are asked for."""
+def version_matches(specifier: str, found: str) -> bool:
+    """Return whether a version satisfies a specifier."""
     from packaging.specifiers import SpecifierSet
 
     return SpecifierSet(specifier).contains(found, prereleases=True)
 
 
-def pip(*names: str, again: bool = False) -> str:
-    """The command that installs packages in the versions that are required; again: over what is there."""
+def pip_command(*names: str, again: bool = False) -> str:
+    """Return the command that installs packages in the required versions.
+
+    again: reinstall what is there.
+    """
     try:
         lines = metadata.requires(NAME) or []
     except metadata.PackageNotFoundError:
@@ -49,19 +52,19 @@ def pip(*names: str, again: bool = False) -> str:
     return " ".join(["pip install", *["--force-reinstall"] * again, *words])
 
 
-def mend(name: str, failure: str) -> str:
-    """The command for a package whose import failed: pip adds what is not there, or lays all of it anew."""
-    return pip(name, again="ModuleNotFoundError" not in failure)
+def reinstall_command(name: str, failure: str) -> str:
+    """Return the command that repairs a package whose import failed: pip installs or reinstalls it."""
+    return pip_command(name, again="ModuleNotFoundError" not in failure)
 
 
-def install() -> str:
-    """The command that builds the kernels of this copy again."""
+def rebuild_command() -> str:
+    """Return the command that rebuilds the kernels of this copy."""
     root = Path(splatexp.__file__).parents[1]
     return f"pip install -e {root}" if (root / "pyproject.toml").is_file() else "pip install <its sources>"
 
 
 def system_package(thing: str) -> str:
-    """How a system's own tool installs a compiler; where it looks unknown, in words."""
+    """Return the command that installs a compiler, or advice where the package manager is unknown."""
     for manager, commands in TOOLS.items():
         if thing in commands and shutil.which(manager):
             return commands[thing]

@@ -1,6 +1,6 @@
-"""What the doctor tries in processes of their own: `python -m splatexp.doctor.probes <name> <file>`.
+"""Probes that the doctor runs in other processes: `python -m splatexp.doctor.probes <name> <file>`.
 
-Each probe says what it finds as it goes, in lines of JSON in the file: one that dies leaves what it knew.
+A probe appends what it finds to the file as lines of JSON, so that one that crashes leaves what it knew.
 """
 
 from __future__ import annotations
@@ -13,110 +13,112 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from splatexp.doctor.rows import says
+from splatexp.doctor.checks import error_line
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from splatexp.cameras.pinhole import Camera
     from splatexp.gaussians.splats import Splats
-    from splatexp.raster.rasterizer import Rasterizer
+    from splatexp.raster.rasterizer import SceneRasterizer
 
-Say = Callable[..., None]
+Report = Callable[..., None]
 
 TIMED, TIMED_SIZE = 10_000, 256  # Gaussians, px
 TIMED_SECONDS = 0.3
 
 
-def raster(say: Say) -> None:
-    """A step, forward and backward, by the reference kernels and the CPU kernels: times, differences."""
+def raster(report: Report) -> None:
+    """Time a step with the reference and the CPU kernels, and compare the results."""
     import torch
 
     from splatexp.raster.backends import CPU, Auto, Reference
 
     torch.set_num_threads(1)  # as a run has it
-    say(auto=Auto().chosen().why)
+    report(auto=Auto().select().selection_note)
     scene = _scene(60, 32)
     began = time.perf_counter()
     expected = _step(Reference(), *scene)
-    say(reference_seconds=time.perf_counter() - began)
+    report(reference_seconds=time.perf_counter() - began)
     import splatexp_kernels
 
-    say(isa=splatexp_kernels.isa(), isas=splatexp_kernels.isas(), threads=splatexp_kernels.get_num_threads())
+    report(
+        isa=splatexp_kernels.isa(), isas=splatexp_kernels.isas(), threads=splatexp_kernels.get_num_threads()
+    )
     found = _step(CPU(), *scene)
     parts = [_distance(a, b) for a, b in zip(found, expected, strict=True)]
-    say(difference=max(parts))
+    report(difference=max(parts))
     scene, times, end = _scene(TIMED, TIMED_SIZE), [], time.perf_counter() + TIMED_SECONDS
     while time.perf_counter() < end or len(times) < 3:  # the first one starts the threads
         began = time.perf_counter()
         _step(CPU(), *scene)
         times.append(time.perf_counter() - began)
-    say(step_seconds=min(times))
+    report(step_seconds=min(times))
 
 
-def gpu(say: Say) -> None:
-    """What torch knows of a GPU: its own build, the devices, and whether one computes."""
+def gpu(report: Report) -> None:
+    """Report what torch knows about the GPU, and whether it computes."""
     import torch
 
-    say(torch=torch.__version__, cuda=torch.version.cuda, hip=torch.version.hip)
+    report(torch=torch.__version__, cuda=torch.version.cuda, hip=torch.version.hip)
     if not torch.cuda.is_available():
-        torch.cuda.init()  # which says why
+        torch.cuda.init()  # which error_line why
     device = torch.cuda.get_device_properties(0)
-    say(name=device.name, memory=device.total_memory, count=torch.cuda.device_count())
-    say(capability=f"{device.major}.{device.minor}")
+    report(name=device.name, memory=device.total_memory, count=torch.cuda.device_count())
+    report(capability=f"{device.major}.{device.minor}")
     total = float((torch.ones(1000, device="cuda") * 2).sum())
     if total != 2000:
         raise ArithmeticError(f"the sum of a thousand twos is {total:g} on the GPU")
 
 
-def triton(say: Say) -> None:
-    """Triton, and our kernels in it where there is a GPU for them."""
+def triton(report: Report) -> None:
+    """Import Triton, and compare its kernels with the reference where there is a GPU."""
     import triton  # type: ignore[import-not-found]
 
-    say(version=triton.__version__)
+    report(version=triton.__version__)
     from splatexp.raster.backends import Triton
 
-    _against_the_reference(say, Triton())
+    _against_the_reference(report, Triton())
 
 
-def gsplat(say: Say) -> None:
-    """gsplat, and where there is a GPU its CUDA extension, if that is compiled: this would take minutes."""
+def gsplat(report: Report) -> None:
+    """Import gsplat, and compare it with the reference where a GPU and the CUDA extension are there."""
     import gsplat
 
-    say(version=gsplat.__version__)
+    report(version=gsplat.__version__)
     from splatexp.raster.gsplat import Gsplat
-    from splatexp.raster.gsplat_build import compiled
+    from splatexp.raster.gsplat_build import find_compiled
 
-    say(compiled=compiled())
-    _against_the_reference(say, Gsplat())
+    report(compiled=find_compiled())
+    _against_the_reference(report, Gsplat())
 
 
-def _against_the_reference(say: Say, raster: Rasterizer) -> None:
-    """A small step by a rasterizer for a GPU: how far it is from the reference, or why it cannot run here."""
+def _against_the_reference(report: Report, raster: SceneRasterizer) -> None:
+    """Compare a small step of a GPU rasterizer with the reference, or report why it cannot run here."""
     from splatexp.raster.backends import Reference
 
-    reason = raster.missing(build=False)
-    say(missing=reason)
+    reason = raster.unavailable_reason(can_build=False)
+    report(missing=reason)
     if not reason:
-        raster.require()
+        raster.ensure_available()
         expected, found = _step(Reference(), *_scene(60, 32)), _step(raster, *_scene(60, 32))
-        say(difference=max(_distance(a, b) for a, b in zip(found, expected, strict=True)))
+        report(difference=max(_distance(a, b) for a, b in zip(found, expected, strict=True)))
 
 
-def wandb(say: Say) -> None:
-    """Weights & Biases."""
+def wandb(report: Report) -> None:
+    """Import Weights & Biases."""
     import wandb
 
-    say(version=wandb.__version__)
+    report(version=wandb.__version__)
 
 
-def tensorboard(say: Say) -> None:
-    """What the tracker of that name needs: a writer, and messages that fit the installed protobuf."""
+def tensorboard(report: Report) -> None:
+    """Write an event file, which shows whether TensorBoard fits the installed protobuf."""
     import tensorboard
     from tensorboard.compat.proto import event_pb2
     from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-    say(version=tensorboard.__version__)
+    report(version=tensorboard.__version__)
     messages: Any = event_pb2
     with tempfile.TemporaryDirectory(prefix="splatexp-doctor-") as folder:
         writer = EventFileWriter(folder)
@@ -124,43 +126,43 @@ def tensorboard(say: Say) -> None:
         writer.close()
 
 
-def film(say: Say) -> None:
-    """Two frames, encoded."""
+def video(report: Report) -> None:
+    """Encode a video of two frames."""
     import numpy as np
     from imageio_ffmpeg import get_ffmpeg_exe, get_ffmpeg_version
 
     from splatexp.io.figures import save_video
 
-    say(path=get_ffmpeg_exe(), version=get_ffmpeg_version())
+    report(path=get_ffmpeg_exe(), version=get_ffmpeg_version())
     with tempfile.TemporaryDirectory(prefix="splatexp-doctor-") as folder:
         save_video(Path(folder) / "film.mp4", np.zeros((2, 16, 16, 3), np.uint8))
 
 
 def main() -> None:
-    """Run one probe; how it failed is said too."""
+    """Run one probe; an error is reported too."""
     name, path = sys.argv[1:]
 
-    def say(**facts: Any) -> None:
+    def report(**facts: Any) -> None:
         with open(path, "a", encoding="utf-8") as file:
             file.write(json.dumps(facts) + "\n")
 
-    probes = {each.__name__: each for each in (raster, gpu, triton, gsplat, wandb, tensorboard, film)}
+    probes = {each.__name__: each for each in (raster, gpu, triton, gsplat, wandb, tensorboard, video)}
     try:
-        probes[name](say)
+        probes[name](report)
     except Exception as error:
-        say(failure=says(error))
+        report(failure=error_line(error))
 
 
 def _scene(count: int, size: int) -> tuple[Splats, Camera]:
-    """Gaussians of all shapes in a cube, and a camera that has it in view."""
+    """Return Gaussians of various shapes in a cube, and a camera that sees them."""
     import torch
 
     from splatexp.cameras.pinhole import Camera, look_at
-    from splatexp.train.initialization import Model
+    from splatexp.train.initialization import SceneModel
 
     random = torch.Generator().manual_seed(0)
     points, colors = torch.rand(2, count, 3, generator=random)
-    splats = Model(sh_degree=1, init_opacity=0.5).at(2 * points - 1, colors, extent=2.0)
+    splats = SceneModel(sh_degree=1, init_opacity=0.5).from_points(2 * points - 1, colors, extent=2.0)
     with torch.no_grad():
         splats.log_scales += torch.rand(count, 3, generator=random) - 0.5
     eye, up = torch.tensor([[4.0, 0.0, 1.0]]), torch.tensor([0.0, 0.0, 1.0])
@@ -168,8 +170,8 @@ def _scene(count: int, size: int) -> tuple[Splats, Camera]:
     return splats, Camera(look_at(eye, torch.zeros(3), up), K, size, size)
 
 
-def _step(raster: Rasterizer, splats: Splats, camera: Camera) -> list[Tensor]:
-    """Towards grey: the picture, and the gradient of every parameter."""
+def _step(raster: SceneRasterizer, splats: Splats, camera: Camera) -> list[Tensor]:
+    """Render, and return the image and the gradients of a loss against grey."""
     import torch
 
     from splatexp.losses.photometric import Loss
@@ -185,7 +187,7 @@ def _step(raster: Rasterizer, splats: Splats, camera: Camera) -> list[Tensor]:
 
 
 def _distance(found: Tensor, expected: Tensor) -> float:
-    """The largest difference, as a share of the largest value."""
+    """Return the largest difference as a fraction of the largest value."""
     return float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-30))
 
 

@@ -15,7 +15,6 @@ from splatexp.config.schema import ConfigError
 from splatexp.poses import POSE, SE3
 from splatexp.provenance.identity import run_id
 from splatexp.raster.backends import Reference
-from splatexp.settings.serialize import to_config
 from splatexp.sweep.cache import job_id
 from splatexp.viewer import ViewerSettings
 from splatexp.viewer.curves import CurveHistory
@@ -241,7 +240,7 @@ def test_settings_and_what_they_have_no_say_in(tmp_path, monkeypatch):
     assert not plain.viewer.enabled and watched.viewer == ViewerSettings(enabled=True, port=9000)
     assert not build(compose(["viewer=false"])).viewer.enabled
     assert job_id(plain) == job_id(watched) == job_id(watched, ["viewer"])
-    assert run_id(to_config(plain), "x", "y") == run_id(to_config(watched), "x", "y")
+    assert run_id(plain.config(), "x", "y") == run_id(watched.config(), "x", "y")
     for word, line in [
         ("viewer.prot=1", "viewer.prot: no such key; did you mean viewer.port"),
         ("viewer.port=0", "viewer.port: expected a number in [1, 65535], got 0"),

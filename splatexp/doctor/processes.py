@@ -1,4 +1,4 @@
-"""Processes of their own for what may crash or hang: an import of a broken wheel takes only itself along."""
+"""Processes for what may crash or hang, such as the import of a broken package."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-QUIET = {"WANDB_ERROR_REPORTING": "false", "IMAGEIO_NO_INTERNET": "1"}  # nobody calls home
+QUIET = {"WANDB_ERROR_REPORTING": "false", "IMAGEIO_NO_INTERNET": "1"}  # send no reports, download nothing
 _running: set[subprocess.Popen[bytes]] = set()
 _places: list[Path] = []
 _lock = threading.Lock()
@@ -26,21 +26,21 @@ _serial = itertools.count()
 
 
 @dataclass
-class Answer:
-    """What a process said, and in one line why it failed, "" if it did not."""
+class ProbeResult:
+    """The output of a process, and the reason why it failed, which is "" for success."""
 
     text: str = ""
     failure: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-def ask(command: Sequence[str], seconds: float, given: str = "", **settings: str) -> Answer:
-    """Run a command to its end or its limit; whatever it has started ends with it.
+def run_command(command: Sequence[str], seconds: float, given: str = "", **settings: str) -> ProbeResult:
+    """Run a command until it ends or its time is up; the processes that it has started end with it.
 
-    given: its standard input. settings: further environment variables.
+    given: text for its standard input. settings: additional environment variables.
     """
-    environment = os.environ | QUIET | {"TMPDIR": str(place())} | settings
-    # files, not pipes: nobody has to read them, nor wait for a grandchild that keeps one open
+    environment = os.environ | QUIET | {"TMPDIR": str(temp_folder())} | settings
+    # files instead of pipes need no reader, and a grandchild that keeps one open blocks nobody
     with tempfile.TemporaryFile() as source, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         source.write(given.encode())
         source.seek(0)
@@ -49,40 +49,40 @@ def ask(command: Sequence[str], seconds: float, given: str = "", **settings: str
                 command, stdin=source, stdout=out, stderr=err, env=environment, start_new_session=True
             )
         except OSError as error:
-            return Answer(failure=error.strerror or str(error))
+            return ProbeResult(failure=error.strerror or str(error))
         _running.add(process)
         try:
             status = process.wait(seconds)
         except subprocess.TimeoutExpired:
-            return Answer(failure=f"no answer in {seconds:g} s")
+            return ProbeResult(failure=f"no answer in {seconds:g} s")
         finally:
             _end(process)
         said, complaint = (_text(file) for file in (out, err))
-    return Answer(said, _failure(status, complaint or said) if status else "")
+    return ProbeResult(said, _failure(status, complaint or said) if status else "")
 
 
-def probe(name: str, seconds: float) -> Answer:
-    """Run a function of `splatexp.doctor.probes` in a fresh Python; `facts` is what it found till its end."""
-    path = place() / f"facts-{next(_serial)}"
-    answer = ask([sys.executable, "-m", "splatexp.doctor.probes", name, str(path)], seconds)
+def run_probe(name: str, seconds: float) -> ProbeResult:
+    """Run a function of `splatexp.doctor.probes` in a new Python; `facts` is what it reported."""
+    path = temp_folder() / f"facts-{next(_serial)}"
+    answer = run_command([sys.executable, "-m", "splatexp.doctor.probes", name, str(path)], seconds)
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        with suppress(ValueError):  # a last line that was cut
+        with suppress(ValueError):  # the last line may be incomplete
             answer.facts |= json.loads(line)
     answer.failure = answer.facts.pop("failure", answer.failure)
     return answer
 
 
-def place() -> Path:
-    """A folder for what the processes write, which `end_all` removes: one that is killed leaves its files."""
+def temp_folder() -> Path:
+    """Return a folder for files of the processes, which `kill_all` removes."""
     with _lock:
         if not _places:
             _places.append(Path(tempfile.mkdtemp(prefix="splatexp-doctor-")))
-            atexit.register(end_all)
+            atexit.register(kill_all)
         return _places[0]
 
 
-def end_all() -> None:
-    """End every process that is still asked, and remove what all of them wrote."""
+def kill_all() -> None:
+    """Kill every process that still runs, and remove the files of all of them."""
     for process in list(_running):
         _end(process)
     with _lock:
@@ -93,7 +93,7 @@ def end_all() -> None:
 def _end(process: subprocess.Popen[bytes]) -> None:
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
-    with suppress(subprocess.TimeoutExpired):  # one that waits for a dead disk or driver cannot end
+    with suppress(subprocess.TimeoutExpired):  # a process that waits for a dead disk or driver cannot end
         process.wait(1)
     _running.discard(process)
 
