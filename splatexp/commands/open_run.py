@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 def open_run(folder: str | Path) -> tuple[Run, Scene, Rows]:
     """Return the run that wrote `folder`, its scene, loaded again, and its Gaussians from point_cloud.ply.
 
-    The rows of an image come from the last checkpoint instead. Where they are coded, they have the values that
-    the decoder of the coded file would return.
+    The rows of an image come from the last checkpoint instead. Where they are coded, they have the values
+    that the decoder of the coded file would return.
 
     Raises: FileNotFoundError for a missing folder, config, .ply or checkpoint; ValueError for damaged ones.
     """
@@ -49,5 +49,5 @@ def open_run(folder: str | Path) -> tuple[Run, Scene, Rows]:
     params = load_ply(folder / "point_cloud.ply")
     scene = run.data.load()
     if run.camera.is_learned:
-        scene = scene.moved(load_cameras(folder, scene))
+        scene = scene.with_cameras(load_cameras(folder, scene))
     return run, scene, Splats(params, scene.extent).to(run.raster.device)

@@ -2,8 +2,8 @@
 
     python -m splatexp.view run=<folder> [host=127.0.0.1] [port=8080] [threads=0]
 
-This serves a page until Ctrl-C. It shows the newest checkpoint in the folder, or point_cloud.ply where that is
-newer; so a run that was interrupted, or is still training, can be viewed too.
+This serves a page until Ctrl-C. It shows the newest checkpoint in the folder, or point_cloud.ply where that
+is newer; so a run that was interrupted, or is still training, can be viewed too.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ IMAGE_COMMAND = "python -m splatexp.image view <file>.gsi"
 def open_latest(folder: str | Path) -> tuple[Run, Scene, Splats, int, bool]:
     """Open the run in a folder with its newest Gaussians.
 
-    Returns: the run, its scene, its Gaussians, the number of steps after which they were saved, and whether their
-    ages are known.
+    Returns: the run, its scene, its Gaussians, the number of steps after which they were saved, and whether
+    their ages are known.
     Raises: FileNotFoundError or ValueError, one line, where there is nothing to view.
     """
     from splatexp.commands.open_run import open_run

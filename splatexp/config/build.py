@@ -1,4 +1,4 @@
-"""The interface to Hydra: registering schemas, composing a config, building a Run, and opening a saved config."""
+"""The interface to Hydra: register schemas, compose a config, build a Run, open a saved config."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def build(cfg: DictConfig) -> Run:
 
 
 def option(group: str, name: str, **settings: Any) -> Any:
-    """Return an option as its file in conf/ defines it, for runs of 30,000 steps, with some settings replaced.
+    """Return an option as its file in conf/ has it, for runs of 30,000 steps, with some settings replaced.
 
     `option("densify", "adc", every=50)`; for groups of which one option is chosen.
     """
@@ -158,8 +158,8 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
 
     Names that have changed since are translated (`splatexp.settings.renames`).
 
-    Raises: FileNotFoundError for a folder that is not a run's; ValueError for a config that this version cannot
-    read.
+    Raises: FileNotFoundError for a folder that is not a run's; ValueError for a config that this version
+    cannot read.
     """
     from splatexp.run.run import Run
 

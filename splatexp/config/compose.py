@@ -35,7 +35,7 @@ from splatexp.settings.renames import ALIASES, new_key, new_option, new_value
 
 
 class ConfigLoader(ConfigLoaderImpl):
-    """Hydra's loader, extended: it checks keys behind `+`, scales windows with `steps`, and explains errors."""
+    """Hydra's loader, which also checks keys behind `+`, scales windows with `steps`, and explains errors."""
 
     def load_configuration(
         self,
@@ -87,10 +87,10 @@ class ConfigLoader(ConfigLoaderImpl):
     def _compose_config_from_defaults_list(
         self, defaults: list[ResultDefault], repo: IConfigRepository
     ) -> DictConfig:
-        """Compose as Hydra does, then merge the presets in their order, and scale all windows to the run's steps.
+        """Compose as Hydra does, then merge the presets in order and scale all windows to the run's steps.
 
-        The windows in a preset are written for its own `steps`, or for the default ones where it has none. Its
-        settings for options that were not chosen are dropped.
+        The windows in a preset are written for its own `steps`, or for the default ones where it has none.
+        Its settings for options that were not chosen are dropped.
         """
         presets = [default for default in defaults if (default.config_path or "").startswith("preset/")]
         rest = [default for default in defaults if default not in presets]
@@ -132,7 +132,7 @@ class ConfigLoader(ConfigLoaderImpl):
 
     @cached_property
     def known_keys(self) -> dict[str, list[str]]:
-        """Every key that exists with some choice of options, also in --config-dir -> the choices that it needs."""
+        """Every key that exists with some choice of options, also in --config-dir -> the choices it needs."""
         repo = CachingConfigRepository(self.repository)
         chosen: dict[str, dict[str, type]] = {group: {} for group in option_classes()}
         for group, classes in chosen.items():
@@ -210,7 +210,7 @@ def _without_defaults(node: Any) -> dict[str, Any]:
 
 
 def _force_add_below_added(overrides: list[str], parsed: list[Override]) -> list[str]:
-    """Return the overrides, with `++` before those of settings in a mapping that another one adds with `+`."""
+    """Return the overrides, with `++` before those of settings in a mapping that another adds with `+`."""
     added = [
         override.key_or_group.rpartition(".")[0]
         for override in parsed

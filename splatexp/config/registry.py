@@ -1,7 +1,7 @@
 """The registry of all plug-ins: a new one is a dataclass, its line here and its file in conf/.
 
-The options of a group are the files of conf/<group>/. Several may have the same dataclass, with other values; so
-a strategy that is made of rules is a file alone.
+The options of a group are the files of conf/<group>/. Several may have the same dataclass, with other values;
+so a strategy that is made of rules is a file alone.
 """
 
 import dataclasses
@@ -14,8 +14,8 @@ from typing import get_origin, get_type_hints
 def option_classes() -> dict[str, dict[str, type]]:
     """Return the dataclasses that can be chosen, by group and by the name of their schema.
 
-    `conf/<group>/<option>.yaml` builds on `/schema/<group>/<name>`. The imports are inside the function, so that
-    `--help` does not wait for torch.
+    `conf/<group>/<option>.yaml` builds on `/schema/<group>/<name>`. The imports are inside the function, so
+    that `--help` does not wait for torch.
     """
     from splatexp import densify, importance, poses, raster, tracking
     from splatexp.data import colmap, photos, single_image, transforms
@@ -87,7 +87,7 @@ def option_classes() -> dict[str, dict[str, type]]:
 
 
 def has_options(kind: object) -> bool:
-    """Return whether a field of this type holds an option: it is a protocol, or a base class of some option."""
+    """Return whether a field of this type holds an option: a protocol, or a base class of some option."""
     if not isinstance(kind, type):
         return False
     classes = [cls for group in option_classes().values() for cls in group.values()]
@@ -95,14 +95,14 @@ def has_options(kind: object) -> bool:
 
 
 def takes_several(group: str) -> bool:
-    """Return whether several options of a group can be chosen; their settings are then <group>.<option>.<name>."""
+    """Return whether several options of a group can be chosen, with settings <group>.<option>.<name>."""
     from splatexp.run.run import Run
 
     return get_origin(get_type_hints(Run)[group]) is dict
 
 
 def known_keys(chosen: Mapping[str, Mapping[str, type]]) -> dict[str, list[str]]:
-    """Return every dotted key that exists with some choice of options -> the choices that it needs, [] for none.
+    """Return every dotted key that exists with some choice of options -> the choices it needs, or [].
 
     Args:
         chosen: group -> option -> the dataclass with all its settings.
@@ -121,7 +121,7 @@ def known_keys(chosen: Mapping[str, Mapping[str, type]]) -> dict[str, list[str]]
 
 
 def expand_switch(override: str) -> str:
-    """Return `viewer=true` as `viewer.enabled=true`, and likewise for each part of a run that has this setting."""
+    """Return `viewer=true` as `viewer.enabled=true`, likewise for each part of a run with this setting."""
     from splatexp.run.run import Run
 
     key, _, value = override.partition("=")

@@ -1,12 +1,13 @@
 """Schemas: dataclasses as OmegaConf sees them, and the validation of configs against them.
 
 A setting is a dataclass field, nothing else. The metadata of a field that are used here:
-`unit="steps"`  marks a window or milestone, which is scaled with `steps` unless it was set on the command line;
-`unit="path"`   marks a file or folder, which is made absolute, so that a run can be evaluated from anywhere;
+`unit="steps"`  marks a window or milestone; it is scaled with `steps` unless it was set on the command line;
+`unit="path"`   marks a file or folder; it is made absolute, so that a run can be evaluated from anywhere;
 `unit="names"`  marks a name or a list of names.
-A dataclass with an attribute `entry_class` is extensible: it takes settings of any name, each of that class, as
-a strategy takes rules. They become fields of a subclass (`with_entries`), so that they are typed and scaled like
-declared ones.
+
+A dataclass with an attribute `entry_class` is extensible: it takes settings of any name, each of that class,
+as a strategy takes rules. They become fields of a subclass (`with_entries`), so that they are typed and
+scaled like declared ones.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ def _schema_type(hint: Any) -> Any:
 
 
 def _schema_field(field: dataclasses.Field) -> Any:
-    """Return a field with its default in the schema: a nested dataclass keeps the values that its owner gives it."""
+    """Return a field with its default; a nested dataclass keeps the values that its owner gives it."""
     if field.default is not dataclasses.MISSING:
         return dataclasses.field(default=field.default, metadata=field.metadata)
     factory: Any = field.default_factory
@@ -106,7 +107,7 @@ def _as_schema(value: Any) -> Any:
 
 
 def walk(cfg: DictConfig, prefix: str = "") -> Iterator[tuple[str, DictConfig]]:
-    """Yield every mapping of a config, outer ones first, with the prefix of its keys; Hydra's own are left out.
+    """Yield every mapping of a config but Hydra's own, outer ones first, with the prefix of its keys.
 
     The prefix is "" at the top and dotted below, with the dot at its end: `densify.grow.`.
     """
@@ -122,7 +123,7 @@ def walk(cfg: DictConfig, prefix: str = "") -> Iterator[tuple[str, DictConfig]]:
 
 
 def validate(cfg: DictConfig, known: KnownKeys) -> None:
-    """Check every key against its dataclass; a mapping that names one by `_target_` alone gets its schema here.
+    """Check every key against its dataclass; a mapping that only names one by `_target_` gets its schema.
 
     Raises: ConfigError.
     """
@@ -210,13 +211,13 @@ def extended_class(cls: Any, node: DictConfig, prefix: str = "") -> type:
 
 
 def _entries(cls: Any, node: DictConfig) -> list[str]:
-    """Return the keys of a mapping beyond the declared fields of an extensible class; [] for any other class."""
+    """Return the keys of a mapping beyond the declared fields of an extensible class; else []."""
     declared = {"_target_", *_hints(cls)}
     return [str(key) for key in node if key not in declared] if hasattr(cls, "entry_class") else []
 
 
 def as_mapping(node: DictConfig) -> DictConfig:
-    """Return the settings of an extensible class as a plain mapping of typed values, open to new and deleted ones.
+    """Return the settings of an extensible class as a plain mapping, in which keys can be added and deleted.
 
     `validate` gives it a schema again. The settings of any other class are returned as they are.
     """
@@ -253,7 +254,7 @@ def scale_windows(cfg: DictConfig, factor: float, which: Callable[[str], bool] =
 
 
 def _scaled(value: Any, factor: float) -> Any:
-    """Return a window scaled: integers stay integers and at least 1; 0, negative ones and None are unchanged."""
+    """Return a window scaled; integers stay integers and at least 1; 0, negative ones and None stay."""
     if value is None or value <= 0:
         return value
     return max(1, round(value * factor)) if isinstance(value, int) else value * factor

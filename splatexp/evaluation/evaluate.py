@@ -48,7 +48,7 @@ class EvaluationSettings:
         check_range("evaluate.train_images_every", self.train_images_every, 0)
 
     def check(self, scene: Scene) -> None:
-        """Check the settings against the scene.  Raises: ValueError for what an image, without cameras, lacks."""
+        """Check the settings against the scene.  Raises: ValueError for what an image lacks."""
         for name in ("turntable", "optimize_poses"):
             if scene.test_is_train and getattr(self, name):
                 raise ValueError(f"{name}: expected false with data=image, which has no cameras, got true")
@@ -62,7 +62,7 @@ def evaluate(
     *arguments: Any,
     **named_arguments: Any,
 ) -> dict[str, Any]:
-    """Call `compute_result`, write the result to `metrics.json` in `folder`, last and atomically, and return it.
+    """Return the result of `compute_result`, after writing it to `folder`/metrics.json atomically.
 
     Raises: OSError when a file cannot be written completely; the previous metrics.json is then untouched.
     """
@@ -97,8 +97,8 @@ def compute_result(
         data: the loader (a dataclass); its split and downscale go into the protocol id.
         overrides: the settings that were given on the command line.
         run: its `id`, the steps at which it was resumed (`resumed_at`), and the `oom_reductions`.
-        extra_metrics: metrics of the whole model, such as the size of its code. Where there is a single view they
-            are metrics of that view too.
+        extra_metrics: metrics of the whole model, such as the size of its code. Where there is a single view
+            they are metrics of that view too.
 
     Returns: the mean of every metric (None where a view has no value for it; `skipped` tells why),
     `num_gaussians`, times, sizes (of point_cloud.*, image.gsi), hashes, `protocol`, and `per_view`.
@@ -158,7 +158,7 @@ def _model_files(folder: Path) -> list[Path]:
 def _save_turntable(
     path: Path, splats: Splats, raster: SceneRasterizer, scene: Scene, settings: EvaluationSettings
 ) -> dict[str, str]:
-    """Write the turntable; where that fails, warn and return the reason: the metrics matter more than the video."""
+    """Write the turntable; where that fails, warn and return the reason, since the metrics matter more."""
     from splatexp.evaluation.render import save_turntable
 
     try:
@@ -182,10 +182,10 @@ def measure_views(
     A metric that has no finite value for a view (small image, empty mask, render of NaN) is None there.
 
     Args:
-        save: called with the view, its render [1,H,W,3] clamped to [0,1], and its row. With learned cameras the
-            render is that of the optimized pose.
-        pose_steps: where it is not 0, every metric is also measured with the camera aligned to the learned ones
-            (`<name>_sim3`), and with its pose then optimized in so many steps (`<name>_pose_opt`).
+        save: called with the view, its render [1,H,W,3] clamped to [0,1], and its row. With learned cameras
+            the render is that of the optimized pose.
+        pose_steps: where it is not 0, every metric is also measured with the camera aligned to the learned
+            ones (`<name>_sim3`), and with its pose then optimized in so many steps (`<name>_pose_opt`).
     """
     from splatexp.evaluation.render import render_view
     from splatexp.poses.heldout import optimize_pose, sim3_aligned_cameras

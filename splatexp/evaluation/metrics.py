@@ -48,10 +48,10 @@ DEFINITIONS = {
 def protocol_id(split: str = "own", downscale: int = 1, masked: bool = False, background: str = "") -> str:
     """Return the id of an evaluation protocol. Only metrics with the same id are comparable.
 
-    It holds the split, the downscale factor, masks, background, and a hash of `DEFINITIONS` and of the versions
-    of the packages that compute metrics. E.g. `splatexp-1.every8.x1.2f0c4a9b`, or
-    `splatexp-1.own.x2.masked.on-ffffff.2f0c4a9b` for a data set with its own split, masks, and alpha composed on
-    white.
+    It holds the split, the downscale factor, masks, background, and a hash of `DEFINITIONS` and of the
+    versions of the packages that compute metrics. E.g. `splatexp-1.every8.x1.2f0c4a9b`, or
+    `splatexp-1.own.x2.masked.on-ffffff.2f0c4a9b` for a data set with its own split, masks, and alpha composed
+    on white.
     """
     versions = {name: metadata.version(name) for name in ("torchmetrics", "lpips")}
     digest = hashlib.sha256(json.dumps([DEFINITIONS, versions], sort_keys=True).encode()).hexdigest()
@@ -93,9 +93,9 @@ def psnr_u8(image: Tensor, target: Tensor, mask: Tensor | None = None) -> float:
 def ssim(image: Tensor, target: Tensor, mask: Tensor | None = None) -> float:
     """Return the structural similarity: the mean of torchmetrics' SSIM map over the valid crop.
 
-    The window is a Gaussian of 11x11 px and sigma 1.5, the data range 1. The crop is made here, because releases
-    of torchmetrics differ in whether they make it. With a mask, the pixels outside it are copied from the target
-    into the image, then the map is averaged over those masked pixels that lie in the crop.
+    The window is a Gaussian of 11x11 px and sigma 1.5, the data range 1. The crop is made here, because
+    releases of torchmetrics differ in whether they make it. With a mask, the pixels outside it are copied
+    from the target into the image, then the map is averaged over those masked pixels that lie in the crop.
 
     Source: Wang et al. 2004, "Image Quality Assessment: From Error Visibility to Structural Similarity".
 
@@ -145,8 +145,8 @@ def available_metrics(lpips_weights: str = "") -> tuple[dict[str, Metric], dict[
 def patch_torchvision_import() -> None:
     """Make `import torchvision` work where its compiled part cannot load (a wheel built for another torch).
 
-    The import registers a kernel for `nms` and fails when that operator is unknown. Where, and only where, the
-    compiled part does not load, the operator is declared first. Call this before importing torchvision,
+    The import registers a kernel for `nms` and fails when that operator is unknown. Where, and only where,
+    the compiled part does not load, the operator is declared first. Call this before importing torchvision,
     torchmetrics or lpips.
     """
     import torch
@@ -191,7 +191,7 @@ def _filled(image: Tensor, target: Tensor, mask: Tensor | None) -> tuple[Tensor,
 
 
 def _lpips_model(backbone: str, folder: str):
-    """Return the LPIPS network with its linear heads (shipped in the package) and a backbone from `folder`."""
+    """Return the LPIPS network with its linear heads (part of the package) and a backbone in `folder`."""
     import warnings
 
     name = BACKBONES[backbone]
@@ -221,7 +221,7 @@ def _lpips_model(backbone: str, folder: str):
 
 def _lpips_metric(model, normalize: bool) -> Metric:
     def distance(image: Tensor, target: Tensor, mask: Tensor | None = None) -> float:
-        """Return the learned perceptual distance; with a mask each stage is weighted by the area-averaged mask.
+        """Return the LPIPS distance; with a mask each stage is weighted by the area-averaged mask.
 
         Source: Zhang et al. 2018, "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric".
 

@@ -38,7 +38,7 @@ PACKAGES = (
 
 
 def provenance() -> dict[str, Any]:
-    """Return command line, code hash, git revision (None outside a checkout), package versions, and hardware."""
+    """Return command, code hash, git revision (None outside a checkout), package versions, and hardware."""
     return {
         "command": command_line(),
         "code_sha256": code_hash(),
@@ -58,8 +58,8 @@ def command_line() -> list[str]:
 def code_hash() -> str:
     """Return the SHA-256 over the names and bytes of all sources of both packages and the compiled extension.
 
-    The YAML files are not included, since what they set is in the config of a run. So a checkout and an installed
-    copy agree as long as they hold the same compiled file.
+    The YAML files are not included, since what they set is in the config of a run. So a checkout and an
+    installed copy agree as long as they hold the same compiled file.
     """
     digest = hashlib.sha256()
     for name, path in _files():
@@ -152,7 +152,7 @@ def cpu_name() -> str:
 
 
 def _kernels() -> dict[str, Any]:
-    """Return threads and instruction set of the CPU kernels; where they are not built, torch's threads and None."""
+    """Return threads and instruction set of the CPU kernels; if they are not built, torch's and None."""
     import torch
 
     import splatexp_kernels

@@ -11,7 +11,7 @@ OUTPUT_FOLDER = "multirun"  # does not count: runs may be written into the folde
 
 
 def fingerprint(path: str | os.PathLike[str]) -> str:
-    """Return a hash of the names, sizes and times of all files in a folder, or of one file; hidden ones do not count."""
+    """Return a hash of names, sizes and times of all files in a folder but hidden ones, or of one file."""
     digest = hashlib.sha256()
     top = os.fspath(path)
     if os.path.isfile(top):

@@ -43,7 +43,7 @@ DIFF_OPTIONS = (  # override the user's own configuration
 
 @lru_cache(maxsize=1)
 def git_revision(file: Path = Path(__file__)) -> str | None:
-    """Return the commit of the checkout to which `file` belongs, with `-dirty` if files differ; None without one."""
+    """Return the commit of the checkout of `file`, with `-dirty` if files differ; None without a checkout."""
     git = partial(_git, file.parent, time.monotonic() + TIMEOUT_SECONDS)
     try:
         git("ls-files", "--error-unmatch", file.name)  # an installed copy may lie in an unrelated checkout
@@ -57,9 +57,9 @@ def git_revision(file: Path = Path(__file__)) -> str | None:
 def dirty_diff(file: Path = Path(__file__)) -> str:
     """Return how the checkout to which `file` belongs differs from its commit, as a patch for `git apply`.
 
-    Untracked files that git does not ignore are additions; binary and large ones are only named. The patch is ""
-    where nothing differs and outside a checkout. The function takes at most `TIMEOUT_SECONDS` and raises nothing:
-    where git fails, a comment line gives the reason.
+    Untracked files that git does not ignore are additions; binary and large ones are only named. The patch is
+    "" where nothing differs and outside a checkout. The function takes at most `TIMEOUT_SECONDS` and raises
+    nothing: where git fails, a comment line gives the reason.
     """
     deadline = time.monotonic() + TIMEOUT_SECONDS
     try:
@@ -121,7 +121,7 @@ def _patch(root: Path, deadline: float) -> str:
 
 
 def _small_files(root: Path, names: list[bytes]) -> tuple[list[bytes], list[str]]:
-    """Return the untracked files that are small enough for the patch, and a comment line for each of the others."""
+    """Return the untracked files that are small enough for the patch, and a comment for each other one."""
     included, comments, total = [], [], 0
     for name in names:
         path = root / os.fsdecode(name)

@@ -1,7 +1,7 @@
 """Checkpoints: one file each, written atomically, that holds all a run needs to continue to the same bits.
 
-A file is in the safetensors format. Its header holds a JSON text (the metadata, under the key `notes`) and the
-SHA-256 of the text and the tensors. Reading a checkpoint executes no code, whatever the file contains.
+A file is in the safetensors format. Its header holds a JSON text (the metadata, under the key `notes`) and
+the SHA-256 of the text and the tensors. Reading a checkpoint executes no code, whatever the file contains.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class CheckpointError(ValueError):
 def save_checkpoint(
     folder: Path, step: int, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], keep: int
 ) -> Path:
-    """Save the state after `step` steps, then delete all but the latest `keep` files, and return the new file.
+    """Save the state after `step` steps, delete all but the latest `keep` files, return the new file.
 
     Raises: OSError when the file cannot be written completely; all earlier files are then untouched.
     """
@@ -75,8 +75,8 @@ def save_checkpoint(
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return the tensors of a checkpoint by name, and its metadata.
 
-    Raises: CheckpointError for a file that `save_checkpoint` did not write or that is damaged; OSError for a file
-    that cannot be opened.
+    Raises: CheckpointError for a file that `save_checkpoint` did not write or that is damaged; OSError for a
+    file that cannot be opened.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -106,13 +106,13 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def list_checkpoints(folder: Path) -> list[tuple[int, Path]]:
-    """Return the step and path of every checkpoint in a folder, newest first, judged by the file names alone."""
+    """Return the step and path of every checkpoint in a folder, newest first, by the file names alone."""
     matches = [(FILE_NAME.fullmatch(path.name), path) for path in folder.glob("step_*.safetensors")]
     return sorted(((int(match[1]), path) for match, path in matches if match), reverse=True)
 
 
 def load_latest_checkpoint(folder: Path) -> tuple[Path, dict[str, Tensor], dict[str, Any]] | None:
-    """Load the newest undamaged checkpoint of a folder: its path, tensors and metadata; None if there is none.
+    """Return path, tensors and metadata of the newest undamaged checkpoint of a folder; None without one.
 
     A damaged file is renamed to `<name>.broken` with a warning, and the one before it is tried.
     """
@@ -129,7 +129,7 @@ def load_latest_checkpoint(folder: Path) -> tuple[Path, dict[str, Tensor], dict[
 
 
 def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
-    """Return the SHA-256 of the metadata text and, in order of names, every tensor's type, shape and bytes."""
+    """Return the SHA-256 of the metadata text and, by name, every tensor's type, shape and bytes."""
     import torch
 
     digest = hashlib.sha256(text.encode())

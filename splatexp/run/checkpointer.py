@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 class Checkpointer:
     """Called after every step, it writes checkpoints, obeys signals and watches memory.
 
-    Memory that runs out while density control moves rows leaves the step half done. So where memory is short, a
-    checkpoint is written before such a step.
+    Memory that runs out while density control moves rows leaves the step half done. So where memory is short,
+    a checkpoint is written before such a step.
 
     Args:
         run_metadata: returns what every checkpoint says of the run besides the state.
@@ -119,7 +119,7 @@ class Checkpointer:
             return None
 
     def save_after_oom(self, error: BaseException) -> Path | None:
-        """Save the state after memory has run out, if it is one between two steps; return the newest checkpoint.
+        """Save the state after memory has run out, if it is consistent; return the newest checkpoint.
 
         The tensors of the failed step are released first: the frames in the tracebacks of `error` hold them.
         """

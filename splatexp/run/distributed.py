@@ -1,10 +1,10 @@
 """Training one scene on several GPUs: each process holds part of the rows and renders views of its own.
 
-`torchrun --nproc_per_node=<GPUs> -m splatexp raster=gsplat raster.distributed=true` starts the processes. Each
-step renders as many views as there are processes, each with all rows: gsplat exchanges the projected Gaussians
-and returns the gradients to the process that holds the row. An update takes the sum of the gradients. Density
-control sees only the rows of its own process, initially every n-th row for n processes: `max_gaussians` is
-divided among the processes, its other counts hold for each.
+`torchrun --nproc_per_node=<GPUs> -m splatexp raster=gsplat raster.distributed=true` starts the processes.
+Each step renders as many views as there are processes, each with all rows: gsplat exchanges the projected
+Gaussians and returns the gradients to the process that holds the row. An update takes the sum of the
+gradients. Density control sees only the rows of its own process, initially every n-th row for n processes:
+`max_gaussians` is divided among the processes, its other counts hold for each.
 
 The main process has rank 0. All rows are gathered there for checkpoints and at the end, and it alone writes.
 
@@ -45,7 +45,7 @@ NOT_PER_ROW = ("next_uid", "initial", "extent")  # entries in the state of rows 
 
 @contextmanager
 def worker_folder(raster: Rasterizer) -> Iterator[list[str]]:
-    """Yield the overrides that give a process other than the main one a temporary run folder; [] otherwise."""
+    """Yield overrides that give a process other than the main one a temporary run folder; [] otherwise."""
     if not raster.distributed or os.environ.get("RANK", "0") == "0":
         yield []
         return
@@ -74,8 +74,8 @@ def check_settings(recipe: Recipe, evaluate: EvaluationSettings, viewer: ViewerS
 def distribute_training(train: Callable[..., Any], signals: StopSignals, every: int) -> Callable[..., Any]:
     """Return a training loop in which each process trains its part of the rows.
 
-    `on_step` is called in the main process alone, with all rows, where a checkpoint is due or a signal came. At
-    the end the main process holds all rows again.
+    `on_step` is called in the main process alone, with all rows, where a checkpoint is due or a signal came.
+    At the end the main process holds all rows again.
 
     Args:
         train: `splatexp.train.train`, called with the same settings in every process.
@@ -115,7 +115,7 @@ def distribute_training(train: Callable[..., Any], signals: StopSignals, every: 
 
 
 def scatter_rows(splats: Splats) -> Splats:
-    """Return the rows of this process, a part of the main process's; `splats` of other processes is ignored."""
+    """Return the rows of this process, a part of the main process's; the `splats` of others are ignored."""
     rank, size = dist.get_rank(), dist.get_world_size()
     device = splats.means.device
     state = {name: tensor.cpu() for name, tensor in splats.state_dict().items()}
@@ -139,7 +139,7 @@ def _every_nth_row(state: Mapping[str, Tensor], rank: int, size: int) -> dict[st
 
 
 def gather_rows(splats: Splats) -> dict[str, Tensor] | None:
-    """Return the state of the rows of all processes in the order of ranks, on the CPU; None but in the main one."""
+    """Return the state of the rows of all processes by rank, on the CPU; None except in the main process."""
     states: list[Any] = [None] * dist.get_world_size()
     state = {name: tensor.cpu() for name, tensor in splats.state_dict().items()}
     dist.gather_object(state, states if is_main_process() else None, dst=0)
@@ -154,7 +154,7 @@ def gather_rows(splats: Splats) -> dict[str, Tensor] | None:
 
 
 class AllViewsStrategy:
-    """A strategy that observes the views of all processes, since the rows of this one are projected into each."""
+    """A strategy that observes the views of all processes; the rows of this one are projected into each."""
 
     def __init__(self, strategy: Strategy, scene: Scene, seed: int):
         self._strategy, self._scene, self._seed = strategy, scene, seed

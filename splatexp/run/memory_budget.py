@@ -9,9 +9,10 @@ from splatexp.system.memory import available_memory, resident_memory
 if TYPE_CHECKING:
     import torch
 
-# What training takes on top of what the process takes at its start. The constants are a least-squares fit to peaks
-# of resident memory (CPU kernels, steps with edits of density control; 50,000 to 800,000 rows, 0.1 to 5 million
-# pixels, SH degrees 0 to 4), accurate to 15 %. Strategies that survey every view take up to a quarter more per row.
+# What training takes on top of what the process takes at its start. The constants are a least-squares fit to
+# peaks of resident memory (CPU kernels, steps with edits of density control; 50,000 to 800,000 rows, 0.1 to 5
+# million pixels, SH degrees 0 to 4), accurate to 15 %. Strategies that survey every view take up to a quarter
+# more per row.
 PARAMETER_BYTES = (
     23  # a number of a row: itself, its gradient, two moments and, for a while, the copy by an edit
 )
@@ -27,7 +28,7 @@ MIN_SIDE = 64  # px; images with a shorter side are not reduced
 
 
 def step_bytes(count: int, sh_degree: int, width: int, height: int) -> int:
-    """Estimate what a step takes and frees again; parameters, moments and identities persist and do not count."""
+    """Estimate what a step takes and frees again, without the parameters, moments and identities of rows."""
     per_row = PERSISTENT_ROW_BYTES + PERSISTENT_PARAMETER_BYTES * _parameters_per_row(sh_degree)
     return gaussian_bytes(count, sh_degree) - count * per_row + image_bytes(width, height)
 
@@ -94,8 +95,9 @@ def next_reduction(
 ) -> tuple[str, int] | None:
     """Return what to reduce after memory has run out: MAX_GAUSSIANS_KEY or DOWNSCALE_KEY, and its new value.
 
-    The number of rows goes to three quarters, or the images to half their size, whichever of the two takes more
-    memory; the other one, where there are few rows or the images are small already. None where neither is left.
+    The number of rows goes to three quarters, or the images to half their size, whichever of the two takes
+    more memory; the other one, where there are few rows or the images are small already. None where neither
+    is left.
 
     Args:
         count, width, height, factor, sh_degree: as for `oom_advice`.

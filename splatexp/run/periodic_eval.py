@@ -1,4 +1,4 @@
-"""Periodic evaluation while a run trains, outside its training time: held-out metrics, and training images."""
+"""Periodic evaluation during training, outside the training time: held-out metrics, training images."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class PeriodicEvaluation:
         self.metrics = available_metrics(self.settings.lpips_weights)[0] if self.settings.every else {}
 
     def __call__(self, step: int, splats: Splats) -> None:
-        """Evaluate and draw after step `step`, where it is due; the last step is evaluated by the run itself."""
+        """Evaluate after step `step` where it is due; the run itself evaluates after the last step."""
         done = step + 1
         if _is_due(done, self.settings.every) and done < self.recipe.steps:
             self._log_metrics(step, splats)

@@ -31,7 +31,7 @@ Contents = tuple[Path, dict[str, Tensor], dict[str, Any]]  # of a checkpoint: it
 
 
 def choose_checkpoint(folder: Path, resume: str) -> Contents | None:
-    """Load the checkpoint that the setting `resume` names for a run in `folder`; None where `auto` finds none.
+    """Load the checkpoint that `resume` names for a run in `folder`; None where `auto` finds none.
 
     Args:
         resume: `auto`, the folder of a run, or a checkpoint file.
@@ -123,7 +123,8 @@ def _changed_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> list
 def _resize_sh(tensors: dict[str, Tensor], degree: int, truncate: bool) -> tuple[dict[str, Tensor], str]:
     """Fit the spherical harmonics of a checkpoint to an SH degree.
 
-    Bands that the checkpoint lacks start at 0, as do their moments; surplus ones are dropped if `truncate` is set.
+    Bands that the checkpoint lacks start at 0, as do their moments; surplus ones are dropped if `truncate` is
+    set.
 
     Returns: the tensors, and a message for people, "" where nothing was to be done.
     Raises: ValueError for a lower degree without `truncate`.

@@ -78,8 +78,8 @@ class Run(Recipe):
     tracker: dict[str, Tracker] = field(default_factory=dict)
     log_every: int = 50  # steps between two logged rows
     checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
-    # "" starts anew, "auto" continues from the newest checkpoint in the run's folder; or the folder of another run,
-    # or a checkpoint file
+    # "" starts anew, "auto" continues from the newest checkpoint in the run's folder; or the folder of
+    # another run, or a checkpoint file
     resume: str = ""
     memory: MemorySettings = field(default_factory=MemorySettings)
     evaluate: EvaluationSettings = field(default_factory=EvaluationSettings)
@@ -154,8 +154,8 @@ class Run(Recipe):
         existing = list_checkpoints(Path(folder, "checkpoints"))
         if existing and not self.resume:
             raise ValueError(
-                f"{folder}: there are checkpoints of a run, up to step {existing[0][0]}; resume=auto continues it, "
-                "hydra.run.dir=<folder> starts in another folder"
+                f"{folder}: there are checkpoints of a run, up to step {existing[0][0]}; "
+                "resume=auto continues it, hydra.run.dir=<folder> starts in another folder"
             )
         if state is None:
             state = TrainingState(
@@ -305,7 +305,7 @@ class Run(Recipe):
 
 
 def _set_num_threads(threads: int, backend: str) -> None:
-    """Set the threads of the kernels and of torch, regardless of what an earlier run in this process has set."""
+    """Set the threads of kernels and torch, regardless of what an earlier run in this process has set."""
     if backend == "cpu":
         splatexp_kernels.set_num_threads(threads or cpu_count())
     # torch gets one thread: its sums depend on the number, and its pool competes with that of the kernels

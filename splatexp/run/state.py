@@ -34,9 +34,9 @@ OLD_KEYS = {
 class TrainingState:
     """The state of training after `step` steps.
 
-    The rows hold parameters, Adam's moments, statistics, tags, and gradients that are still being accumulated.
-    Sampling, schedules and density control have no state of their own: they follow from the settings and from
-    (step, seed).
+    The rows hold parameters, Adam's moments, statistics, tags, and gradients that are still being
+    accumulated. Sampling, schedules and density control have no state of their own: they follow from the
+    settings and from (step, seed).
     """
 
     splats: Rows
@@ -74,7 +74,7 @@ class TrainingState:
         return self.previous_wall_seconds + time.perf_counter() - self.started
 
     def peak_memory(self) -> int | None:
-        """Return the peak resident memory of all sessions in bytes, or None where the system does not report it."""
+        """Return the peak resident memory of all sessions in bytes, or None where it is unknown."""
         return max(filter(None, (self.previous_peak_memory, memory.peak_memory())), default=None)
 
     def peak_device_memory(self) -> int | None:

@@ -15,7 +15,8 @@ BOOLEANS = {"true": True, "false": False}
 def parse_arguments(words: Sequence[str], known: Mapping[str, type]) -> dict[str, Any]:
     """Return `key=value` words as keyword arguments, each converted to the type that `known` has for its key.
 
-    Raises: ValueError, one line, for an unknown key (with the nearest one), a key given twice, and a bad value.
+    Raises: ValueError, one line, for an unknown key (with the nearest one), a key given twice, and a bad
+    value.
     """
     values: dict[str, Any] = {}
     for word in words:

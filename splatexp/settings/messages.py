@@ -13,7 +13,7 @@ KINDS = {"Integer": "a whole number", "Float": "a number", "String": "a text"}
 
 
 def one_line(error: BaseException) -> str:
-    """Return the message of an error in one line; of an OSError that is complete in words, without its number."""
+    """Return the message of an error in one line; of an OSError without a file name, its text alone."""
     text = str(error)
     if isinstance(error, OSError) and error.strerror and not error.filename:
         text = error.strerror

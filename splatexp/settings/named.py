@@ -7,11 +7,11 @@ from typing import Any, ClassVar
 
 
 class Named:
-    """The base of a dataclass that takes, besides its fields, settings of any name and of the class `entry_class`.
+    """The base of a dataclass that takes, besides its fields, `entry_class` settings of any name.
 
     An instance belongs to a subclass that has them as fields, after the declared ones and in the order given:
-    `RuleStrategy(grow=Rule("clone"))` is like an instance of a class with the field `grow`. A config has to set the
-    first field of `entry_class`, by which a new entry is told from a misspelt key.
+    `RuleStrategy(grow=Rule("clone"))` is like an instance of a class with the field `grow`. A config has to
+    set the first field of `entry_class`, by which a new entry is told from a misspelt key.
     """
 
     entry_class: ClassVar[type]

@@ -29,7 +29,8 @@ def to_config(value: Any) -> Any:
 def flatten_config(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return the values of a nested config by dotted keys.
 
-    The name of the class of a nested part stands under the part's own key, as in `{"densify": "RuleStrategy"}`.
+    The name of the class of a nested part stands under the part's own key, as in `{"densify":
+    "RuleStrategy"}`.
     """
     flat: dict[str, Any] = {}
     for name, value in config.items():

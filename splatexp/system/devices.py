@@ -1,7 +1,7 @@
 """Copies to and from the device that trains, without making host and device wait for each other.
 
-A device works through its queue while the host continues. The host waits only where it reads a value, so a step
-reads as few values as possible.
+A device works through its queue while the host continues. The host waits only where it reads a value, so a
+step reads as few values as possible.
 """
 
 import os

@@ -16,8 +16,8 @@ SEQUENCE_SECONDS = 0.05  # within which the rest of an escape sequence, as of an
 class EscapeKey:
     """A context that tells whether Esc was pressed; where standard input is not a terminal, it never is.
 
-    Within the context, keys arrive without Enter and are not echoed; Ctrl-C and Ctrl-Z work as usual. While the
-    process is in the background the terminal is left alone, since it belongs to another program then.
+    Within the context, keys arrive without Enter and are not echoed; Ctrl-C and Ctrl-Z work as usual. While
+    the process is in the background the terminal is left alone, since it belongs to another program then.
     """
 
     def __init__(self) -> None:
@@ -63,7 +63,7 @@ class EscapeKey:
 
 
 def _terminal() -> int:
-    """Return the descriptor of standard input if it is a terminal with this process in the foreground, else -1."""
+    """Return the descriptor of standard input if it is a terminal with this process in front, else -1."""
     try:
         file = sys.stdin.fileno()
         return file if os.isatty(file) and _in_foreground(file) else -1

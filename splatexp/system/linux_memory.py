@@ -1,7 +1,7 @@
 """What Linux says of memory and processors: /proc, control groups (containers), the process's own limits.
 
-Sizes are bytes. `limit_allocations` sets a limit on purpose, so that an allocation fails with an error, which a run
-can answer with a checkpoint; where the limit of a container is exceeded the process is killed instead.
+Sizes are bytes. `limit_allocations` sets a limit on purpose, so that an allocation fails with an error, which
+a run can answer with a checkpoint; where the limit of a container is exceeded the process is killed instead.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def system_available(root: str = "") -> int | None:
 
 
 def limits_available(want: int) -> list[int]:
-    """Return what the limits `ulimit -v` and `ulimit -d` leave, where they are set, after taking `want` bytes.
+    """Return what `ulimit -v` and `ulimit -d` leave, where they are set, after taking `want` bytes.
 
     What malloc holds but does not use is counted as available.
     """
@@ -118,8 +118,8 @@ def _group_folders(root: str, path: str) -> Iterator[str]:
 def limit_allocations(available: int) -> None:
     """Let allocations fail once this process has taken `available` bytes more, by its soft limit on data.
 
-    What malloc holds counts as taken even if it is not resident, because the kernel checks no limit when such a
-    page is touched.
+    What malloc holds counts as taken even if it is not resident, because the kernel checks no limit when such
+    a page is touched.
     """
     used = address_space()
     if used is None:
@@ -167,7 +167,7 @@ def libc_function(name: str) -> Any:
 
 
 def cpu_count() -> int:
-    """Return the number of processors that this process may use: those it is bound to, or a container's quota."""
+    """Return how many processors this process may use: those it is bound to, or the container's quota."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = cpu_quota()
     return count if quota is None else max(1, min(count, -int(-quota // 1)))

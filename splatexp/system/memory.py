@@ -60,7 +60,7 @@ class MemorySettings:
         return self.reserve_mb << 20
 
     def configure_allocator(self) -> None:
-        """Configure CUDA's allocator without initializing CUDA; settings in the environment take precedence."""
+        """Configure CUDA's allocator without initializing CUDA; the environment takes precedence."""
         import torch
 
         if sys.platform != "linux" or not torch.backends.cuda.is_built():
@@ -91,8 +91,9 @@ class MemoryWatch:
     def __call__(self, want: int = 0) -> int | None:
         """Return the bytes that would be left during the next step, if less than the reserve; None otherwise.
 
-        Before memory counts as short, unused memory is handed back to the system: it may remain from loading or
-        from an evaluation. Where the first check finds little memory available, the reserve becomes half of it.
+        Before memory counts as short, unused memory is handed back to the system: it may remain from loading
+        or from an evaluation. Where the first check finds little memory available, the reserve becomes half
+        of it.
 
         Args:
             want: bytes that a step takes and frees, as `memory_budget.step_bytes` estimates them.
@@ -122,8 +123,8 @@ def available_memory(want: int = 0, root: str = "") -> int | None:
     """Return how much memory this process can still take; None where it is unknown.
 
     It is the least of what the system, the control groups and the process's own limits leave. Memory that the
-    process has freed but still holds (see `release_unused`) counts as taken for the system and the groups, and as
-    available within its own limits (`ulimit -v`), except for what the next step takes.
+    process has freed but still holds (see `release_unused`) counts as taken for the system and the groups,
+    and as available within its own limits (`ulimit -v`), except for what the next step takes.
 
     Args:
         want: bytes that a step takes and frees, as `memory_budget.step_bytes` estimates them.

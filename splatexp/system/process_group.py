@@ -17,8 +17,8 @@ TIMEOUT = timedelta(hours=2)  # while others wait, a process may load, compile o
 def init_process_group(environment: Mapping[str, str] = os.environ) -> None:
     """Join the other processes, once; from here on this process uses its own GPU.
 
-    Raises: ValueError, one line, without torchrun, with a single process, without NCCL, or without a GPU for each
-    process.
+    Raises: ValueError, one line, without torchrun, with a single process, without NCCL, or without a GPU for
+    each process.
     """
     if dist.is_available() and dist.is_initialized():
         return

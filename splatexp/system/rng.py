@@ -1,4 +1,4 @@
-"""Random numbers that depend on a key alone, such as (purpose, seed, step): a resumed run draws the same ones."""
+"""Random numbers that follow from a key, as (purpose, seed, step): a resumed run draws the same ones."""
 
 import random
 from collections.abc import Mapping

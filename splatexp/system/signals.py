@@ -27,8 +27,9 @@ class StoppedBySignal(KeyboardInterrupt):
 class StopSignals:
     """A context in which SIGINT and SIGTERM raise `StoppedBySignal`.
 
-    While `defer` is set, the first signal is only noted, for `poll` to return between two steps. The second one
-    raises at once. Esc in the terminal counts as SIGINT. Outside the main thread signals and keys are left alone.
+    While `defer` is set, the first signal is only noted, for `poll` to return between two steps. The second
+    one raises at once. Esc in the terminal counts as SIGINT. Outside the main thread signals and keys are
+    left alone.
     """
 
     def __init__(self) -> None:

@@ -21,6 +21,10 @@ from splatexp.settings.messages import unknown_key
 
 GROUPS = sorted(folder.name for folder in conf_dir().iterdir() if folder.is_dir())
 PRESETS = sorted(path.stem for path in (conf_dir() / "preset").glob("*.yaml"))
+DENSIFY = [
+    str(path.relative_to(conf_dir() / "densify").with_suffix(""))
+    for path in (conf_dir() / "densify").rglob("*.yaml")
+]
 SEVERAL = [group for group in option_classes() if takes_several(group)]
 
 
@@ -55,7 +59,14 @@ def test_every_file_composes_and_builds(group, name):
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize("words", [["densify=none"], ["schedule=full"], ["schedule=warmup", "tracker=[]"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["densify=none"],
+        pytest.param(["schedule=full"], marks=pytest.mark.slow),
+        pytest.param(["schedule=warmup", "tracker=[]"], marks=pytest.mark.slow),
+    ],
+)
 def test_presets_go_with_every_other_choice(preset, words):
     words = [*words, *OF_PICTURES.get(("preset", preset), [])]
     if preset in IMAGES and words[0] != "densify=none":
@@ -91,15 +102,14 @@ def test_the_values_of_the_presets():
     )  # full resolution late
     control = inria.densify
     assert (inria.steps, control.start, control.stop, control.every) == (30_000, 500, 15_000, 100)
-    assert all(
-        r.densify.opacity_reset.value > r.densify.prune_low_opacity.threshold for r in three
-    )  # else a reset prunes all
+    # otherwise the prune after a reset would remove everything
+    assert all(r.densify.opacity_reset.value > r.densify.prune_low_opacity.threshold for r in three)
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in (conf_dir() / "densify").glob("*.yaml")))
-def test_what_presets_say_of_the_faint_is_an_opacity(name):
-    faint = getattr(option("densify", name), "prune_low_opacity", None)
-    assert faint is None or (faint.operate, faint.score, faint.select) == ("prune", "opacity", "below")
+@pytest.mark.parametrize("name", sorted(DENSIFY))
+def test_what_presets_say_of_low_opacities_is_an_opacity(name):
+    rule = getattr(option("densify", name), "prune_low_opacity", None)
+    assert rule is None or (rule.operate, rule.score, rule.select) == ("prune", "opacity", "below")
 
 
 def test_composing_gives_plain_objects():
