@@ -14,7 +14,7 @@ import splatexp_kernels
 from splatexp.raster.gsplat import Gsplat
 from splatexp.raster.kernels import KernelRasterizer
 from splatexp.raster.rasterizer import Rasterizer, SceneRasterizer
-from splatexp_kernels import door
+from splatexp_kernels import dispatch
 
 
 @dataclass
@@ -58,18 +58,18 @@ class Triton(KernelRasterizer):
     @property
     def device(self) -> torch.device:
         """Return the current CUDA device, or the CPU under Triton's interpreter, which is for tests."""
-        if door.interpreted():
+        if dispatch.interpreted():
             return torch.device("cpu")
         return torch.device("cuda", torch.cuda.current_device())
 
     @classmethod
     def unavailable_reason(cls, can_build: bool = True) -> str:
         """Return what the kernels lack; Triton's interpreter does not count as available."""
-        return door.gpu_missing()
+        return dispatch.gpu_missing()
 
     def ensure_available(self) -> None:
         """Prepare for rendering, which works everywhere under Triton's interpreter."""
-        if not door.interpreted():
+        if not dispatch.interpreted():
             super().ensure_available()
 
 

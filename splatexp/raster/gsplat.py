@@ -13,7 +13,7 @@ from splatexp.gaussians.splats import Splats
 from splatexp.raster import gsplat_build
 from splatexp.raster.rasterizer import Render, SceneRasterizer, apply_dropout, attribute_by_autograd
 from splatexp.system import process_group
-from splatexp_kernels import door
+from splatexp_kernels import dispatch
 from splatexp_kernels.blend import Attribution
 
 # Settings that gsplat does not support -> the only value that is accepted.
@@ -58,7 +58,7 @@ class Gsplat(SceneRasterizer):
     @property
     def backend(self) -> str:  # type: ignore[override]
         """Return the backend of loss and optimizer: Triton, or slower torch where Triton cannot run."""
-        return "reference" if door.gpu_missing() else "gpu"
+        return "reference" if dispatch.gpu_missing() else "gpu"
 
     @property
     def device(self) -> torch.device:
@@ -85,7 +85,7 @@ class Gsplat(SceneRasterizer):
                 gsplat_build.load()
         except RuntimeError as error:
             raise self.unavailable_error(str(error)) from error
-        if reason := door.gpu_missing():
+        if reason := dispatch.gpu_missing():
             slow = f"raster=gsplat: loss and optimizer use torch, which is slower, since {reason}"
             self.selection_note = "; ".join(filter(None, [self.selection_note, slow]))
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from splatexp_kernels import door
+from splatexp_kernels import dispatch
 
 INSTALL = "pip install 'gsplat>=1.5.3'"
 REMEDIES = (  # a part of the error message, in lower case -> the remedy
@@ -37,7 +37,7 @@ def unavailable_reason(can_build: bool = True) -> str:
         can_build: whether an extension that nvcc can compile counts as available.
     """
     if not torch.cuda.is_available():
-        return door.gpu_missing()
+        return dispatch.gpu_missing()
     if util.find_spec("gsplat") is None:
         return f"gsplat is not installed; {INSTALL}"
     if find_compiled():

@@ -21,7 +21,7 @@ from splatexp.gaussians.splats2d import OPACITY, Splats2D
 from splatexp.raster.precision import PRECISIONS, round_trip
 from splatexp.raster.rasterizer import Rasterizer, Render, attribute_by_autograd
 from splatexp.settings.checks import check_choice, check_range
-from splatexp_kernels import door, extension
+from splatexp_kernels import dispatch, extension
 from splatexp_kernels.blend import Attribution
 from splatexp_kernels.blend2d import MODES, blend2d
 from splatexp_kernels.tiles import tiles
@@ -54,9 +54,9 @@ class ImageRaster(Rasterizer):
         if self.tile_size not in (8, 16, 32):
             raise ValueError(f"raster.tile_size: expected 8, 16 or 32, got {self.tile_size}")
         check_choice("raster.amp", self.amp, PRECISIONS)
-        check_choice("raster.backend", self.backend, ("auto", *door.BACKENDS))
+        check_choice("raster.backend", self.backend, ("auto", *dispatch.BACKENDS))
         if self.backend == "auto":  # the run records the backend that it really used
-            self.backend = "cpu" if door.gpu_missing() else "gpu"
+            self.backend = "cpu" if dispatch.gpu_missing() else "gpu"
         if self.mode == "alpha" and self.top_k:
             raise ValueError(f"raster.top_k: expected 0 with raster.mode=alpha, got {self.top_k}")
         if self.mode != "sum" or self.top_k:
@@ -68,15 +68,15 @@ class ImageRaster(Rasterizer):
     @property
     def device(self) -> torch.device:
         """Return the current CUDA device for the backend gpu, else the CPU."""
-        if self.backend != "gpu" or door.interpreted():
+        if self.backend != "gpu" or dispatch.interpreted():
             return torch.device("cpu")
         return torch.device("cuda", torch.cuda.current_device())
 
     def ensure_available(self) -> None:
         """Raise ValueError, with the reason, where the backend cannot run here."""
         reason = ""
-        if self.backend == "gpu" and not door.interpreted():
-            reason = door.gpu_missing()
+        if self.backend == "gpu" and not dispatch.interpreted():
+            reason = dispatch.gpu_missing()
         elif self.backend == "cpu":
             try:
                 extension()

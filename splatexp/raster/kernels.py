@@ -10,7 +10,7 @@ from splatexp.cameras.pinhole import Camera, route_intrinsics_gradient
 from splatexp.gaussians.splats import Splats
 from splatexp.raster.precision import round_trip
 from splatexp.raster.rasterizer import Render, SceneRasterizer, apply_dropout
-from splatexp_kernels.blend import ALWAYS, LEFT_OUT, Attribution, attribute, blend
+from splatexp_kernels.blend import DEFAULT_FIELDS, LEAVE_ONE_OUT_FIELDS, Attribution, attribute, blend
 from splatexp_kernels.project import project
 from splatexp_kernels.sh import sh
 from splatexp_kernels.tiles import Tiles, tiles
@@ -154,7 +154,7 @@ class KernelRasterizer(SceneRasterizer):
     ) -> Attribution:
         """Return the contributions of the Gaussians to pixels; see `Rasterizer.attribute`."""
         if want is None:
-            want = ALWAYS if target is None else (*ALWAYS, *LEFT_OUT)
+            want = DEFAULT_FIELDS if target is None else (*DEFAULT_FIELDS, *LEAVE_ONE_OUT_FIELDS)
         return attribute(
             render.means2d,
             render.conics,

@@ -145,8 +145,8 @@ class Rasterizer:
                 be 0.
             threshold: above which the pixel of a map counts as a hit.
             target: [C,H,W,3] the image to reach, for the effect of leaving a Gaussian out.
-            want: names of the fields to compute, besides the cheap ALWAYS. None stands for those,
-                and with `target` for LEFT_OUT too. Fields outside `attribution_fields` are None.
+            want: names of the fields to compute, besides the cheap DEFAULT_FIELDS. None stands for those,
+                and with `target` for LEAVE_ONE_OUT_FIELDS too. Fields outside `attribution_fields` are None.
         """
         raise NotImplementedError
 

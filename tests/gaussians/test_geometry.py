@@ -2,7 +2,7 @@ import pytest
 import torch
 from support import tiny
 
-from splatexp.gaussians.geometry import FRUSTUM_MARGIN, footprint, rotations_to_quats, quats_to_rotations
+from splatexp.gaussians.geometry import FRUSTUM_MARGIN, footprint, quats_to_rotations, rotations_to_quats
 from splatexp_kernels import constants
 from splatexp_kernels.project.reference import project
 

@@ -191,7 +191,7 @@ def test_init_takes_the_points_or_draws_them():
     assert len(some) == 20 and torch.equal(some.means, SceneModel(init_points=20)(scene, seed=3).means)
     scene.points = None
     assert len(SceneModel(init_points=500)(scene)) == 500
-    with pytest.raises(ValueError, match="model.init=random"):
+    with pytest.raises(ValueError, match="model.init: expected random"):
         SceneModel(init="sfm")(scene)
 
 

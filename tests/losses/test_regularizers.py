@@ -9,11 +9,11 @@ from support import tiny
 from splatexp.losses.regularizers import (
     SH,
     Erank,
-    OpacityLogit,
+    Flatness,
     Opacity,
+    OpacityLogit,
     Scale,
     ScreenSize,
-    Flatness,
     Transmittance,
 )
 from splatexp.raster.backends import Reference
@@ -167,7 +167,7 @@ def test_window_is_half_open():
     [
         (lambda: Scale(weight=-1), "weight"),
         (lambda: Opacity(power=0), "power"),
-        (lambda: ScreenSize(max_radius=-1), "r_max"),
+        (lambda: ScreenSize(max_radius=-1), "max_radius"),
         (lambda: OpacityLogit(every=0), "every"),
     ],
 )

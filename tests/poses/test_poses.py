@@ -65,7 +65,7 @@ def test_gradients_reach_what_is_learned(kind):
         pixels = local @ K.mT  # K stands still here: its gradient comes through the view matrices
         return pixels[..., :2] / pixels[..., 2:]
 
-    pose = random(5, kind.numbers, scale=0.1).requires_grad_()
+    pose = random(5, kind.params_per_view, scale=0.1).requires_grad_()
     focal = torch.zeros(1, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda pose: seen(pose, focal), pose)
     # the value does not move with K's, so the derivative is held against that of the plain projection
@@ -131,8 +131,8 @@ def test_the_distance_follows_the_focal_length():
 def test_the_gauge_holds(kind, gauge):
     scene, splats = tiny.scene(), tiny.splats()
     settings = kind(gauge=gauge, start=0, lr=0.01)
-    fit(splats, scene, 8, poses=settings, raster=CPU(), batch=2)
-    pose = splats.shared[POSE].detach()[:, settings.loose]
+    fit(splats, scene, 8, camera=settings, raster=CPU(), batch=2)
+    pose = splats.shared[POSE].detach()[:, settings.gauge_columns]
     held = pose[0] if gauge == "first" else pose.mean(0)
     assert held.abs().max() < 1e-8 and pose.abs().max() > 1e-3
     if kind is Orbit:
@@ -142,7 +142,7 @@ def test_the_gauge_holds(kind, gauge):
 def test_a_prior_pulls_back():
     scene, weak, strong = tiny.scene(), tiny.splats(), tiny.splats()
     for splats, weight in ((weak, 0.0), (strong, 100.0)):
-        fit(splats, scene, 10, poses=Rot6d(gauge="prior", prior=weight, start=0, lr=0.01), raster=CPU())
+        fit(splats, scene, 10, camera=Rot6d(gauge="prior", prior=weight, start=0, lr=0.01), raster=CPU())
     assert strong.shared[POSE].abs().mean() < 0.5 * weak.shared[POSE].abs().mean()
     with pytest.raises(ValueError, match=r"camera\.gauge: expected one of first, prior, got 'mean'"):
         Rot6d(gauge="mean")
@@ -155,7 +155,7 @@ def test_ranges_and_windows_hold():
     )
     seen = []
     fit(
-        splats, scene, 9, poses=settings, raster=CPU(),
+        splats, scene, 9, camera=settings, raster=CPU(),
         on_step=lambda _, s: seen.append(torch.cat([s.shared[POSE].flatten(), s.shared[FOCAL]]).detach()),
     )  # fmt: skip
     assert not seen[2].any() and seen[3].any() and torch.equal(seen[5], seen[8])
@@ -167,7 +167,7 @@ def test_ranges_and_windows_hold():
 def test_fixed_cameras_change_no_bit():
     scene, one, other = tiny.scene(), tiny.splats(), tiny.splats()
     fit(one, scene, 6, raster=CPU())
-    fit(other, scene, 6, raster=CPU(), poses=Fixed())
+    fit(other, scene, 6, raster=CPU(), camera=Fixed())
     assert not other.shared
     for name, tensor in one.state_dict().items():
         assert torch.equal(tensor, other.state_dict()[name]), name
@@ -180,7 +180,7 @@ def test_resumed_is_uninterrupted(kind):
     more = {
         "densify": test_loop.BUSY,
         "seed": 4,
-        "poses": kind(start=5, lr=0.01),
+        "camera": kind(start=5, lr=0.01),
         "raster": CPU(),
         "batch": 2,
     }
@@ -218,7 +218,7 @@ def test_a_perturbed_orbit_is_found_again():
 
     still = Adam(means=0, quats=0, log_scales=0, opacity_logits=0, sh0=0, shN=0)
     settings = Orbit(start=0, lr=5e-3, focal_lr=0, anneal=Curve("cosine", end=0.02), gauge="prior", prior=0)
-    fit(splats, scene, 150, poses=settings, optimizer=still, raster=CPU())
+    fit(splats, scene, 150, camera=settings, optimizer=still, raster=CPU())
     found = pose_errors([view.camera for view in settings.with_learned_cameras(scene, splats).train], scene.true_cameras)
     after = [row["rotation_deg"] for row in found]
     assert max(start) > 2 and max(after) < 0.3, (start, after)
@@ -232,17 +232,17 @@ def test_the_record_tells_where_the_cameras_are():
             rows.append(scalars)
 
     scene = Perturb(orbit=3.0, focal=10.0)(tiny.scene())
-    fit(tiny.splats(), scene, 4, poses=Orbit(start=2), raster=CPU(), tracker=Numbers(), log_every=2)
+    fit(tiny.splats(), scene, 4, camera=Orbit(start=2), raster=CPU(), tracker=Numbers(), log_every=2)
     first, last = rows
-    assert first["camera_turn_mean"] < 0.01 and first["camera_focal"] == 1 and first["lr_camera"] == 0
-    assert last["camera_turn_max"] > 0.03 and last["camera_focal"] != 1 and last["lr_focal"] > 0
+    assert first["camera_rotation_mean_deg"] < 0.01 and first["camera_focal_factor"] == 1 and first["lr_camera"] == 0
+    assert last["camera_rotation_max_deg"] > 0.03 and last["camera_focal_factor"] != 1 and last["lr_camera_focal"] > 0
     assert first["pose_focal_percent"] == pytest.approx(10, abs=0.01) and first["pose_rotation_deg"] > 0.5
 
 
 def test_learned_cameras_come_back_from_their_file(tmp_path):
     scene, splats = tiny.scene(), tiny.splats()
     settings = SE3(start=0, focal_lr=0.01, lr=0.01)
-    fit(splats, scene, 5, poses=settings, raster=CPU())
+    fit(splats, scene, 5, camera=settings, raster=CPU())
     placed = settings.with_learned_cameras(scene, splats)
     save_cameras(tmp_path, placed)
     for ours, theirs in zip(load_cameras(tmp_path, scene), placed.train, strict=True):

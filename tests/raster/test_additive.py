@@ -8,7 +8,7 @@ from train import test_loop
 from splatexp.config.build import build, compose
 from splatexp.densify import NoDensification
 from splatexp.losses.photometric import Loss
-from splatexp.losses.regularizers import Opacity, ScaleBounds, BoundingBox
+from splatexp.losses.regularizers import BoundingBox, Opacity, ScaleBounds
 from splatexp.raster.additive import Additive
 from splatexp.raster.backends import CPU
 from splatexp_kernels.project import project
@@ -61,7 +61,7 @@ def test_it_trains_with_the_loss_of_its_method():
         "raster": Additive(),
         "loss": Loss(0, 0, 1),
         "densify": NoDensification(),
-        "regularizers": penalties,
+        "regularizer": penalties,
     }
     first = test_loop.fit(splats, scene, 1, **parts).loss
     assert test_loop.fit(splats, scene, 60, start=1, **parts).loss < 0.7 * first
@@ -69,7 +69,7 @@ def test_it_trains_with_the_loss_of_its_method():
 
 
 def test_what_a_sum_has_not_is_refused():
-    with pytest.raises(ValueError, match=r"raster\.max_splats_per_pixel: expected 0, for a sum"):
+    with pytest.raises(ValueError, match=r"raster\.max_splats_per_pixel: expected 0 with raster=additive"):
         Additive(max_splats_per_pixel=3)
     with pytest.raises(
         ValueError, match="raster: expected one that computes absgrad, which densify reads, got additive"
@@ -109,7 +109,7 @@ def test_the_penalties_are_what_they_say():
     found = BoundingBox(weight=1.0, half_size=0.2, center=center.tolist())(render, splats, 0, 1)
     assert float(found) == pytest.approx(float(expected), rel=1e-5) and found > 0
     with pytest.raises(
-        ValueError, match=r"regularizer\.spatial\.center: expected three numbers, got \[1\.0\]"
+        ValueError, match=r"regularizer\.bounding_box\.center: expected three numbers, got \[1\.0\]"
     ):
         BoundingBox(center=[1.0])
     with pytest.raises(

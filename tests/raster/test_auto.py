@@ -14,7 +14,7 @@ from splatexp.densify import Rule, RuleStrategy
 from splatexp.raster.backends import AUTO_ORDER, CPU, Auto, Reference, Triton
 from splatexp.raster.gsplat import Gsplat
 from splatexp.sweep.cache import job_id
-from splatexp_kernels import door
+from splatexp_kernels import dispatch
 
 CAN = {Triton: "", Gsplat: "", CPU: ""}
 
@@ -40,8 +40,8 @@ def machine(monkeypatch):
          "raster=auto: cpu (triton: no CUDA; gsplat: the same)"),
         ({Triton: "no Triton; get it"}, {}, Gsplat, "raster=auto: gsplat (triton: no Triton)"),
         ({Triton: "no Triton"}, {"deterministic": True}, CPU,
-         "raster=auto: cpu (triton: no Triton; gsplat: deterministic=true, and its last bits differ from time"
-         " to time)"),
+         "raster=auto: cpu (triton: no Triton; gsplat: deterministic=true, and its last bits vary between"
+         " runs)"),
         ({Triton: "no Triton"}, {"needs": {"weighted", "peak"}}, CPU,
          "raster=auto: cpu (triton: no Triton; gsplat: it cannot compute peak, which densify reads)"),
         ({kind: "none" for kind in AUTO_ORDER}, {}, CPU, "raster=auto: cpu (triton: none; gsplat: the same)"),
@@ -71,7 +71,7 @@ def test_it_is_quick_and_loads_nothing_for_a_gpu(tmp_path):
     began = time.perf_counter()
     taken = Auto().select()
     assert time.perf_counter() - began < 0.05
-    reason = door.gpu_missing().partition(";")[0]
+    reason = dispatch.gpu_missing().partition(";")[0]
     assert taken.selection_note == f"raster=auto: cpu (triton: {reason}; gsplat: the same)"
     code = "import sys; from splatexp.config.build import build, compose; run = build(compose([])); "
     code += "print(run.raster.name, [name for name in ('gsplat', 'triton') if name in sys.modules])"
@@ -107,7 +107,7 @@ def test_what_cannot_run_here_is_refused_before_anything_is_loaded(machine, tmp_
 def test_the_command_ends_with_one_line(command, tmp_path, capsys):
     assert command("raster=gsplat", "tracker=[]") == 2
     said = capsys.readouterr()
-    line = f"error: raster: gsplat cannot run here: {door.gpu_missing()}; available here: raster=cpu\n"
+    line = f"error: raster: gsplat cannot run here: {dispatch.gpu_missing()}; available here: raster=cpu\n"
     assert said.err == line and not said.out and not list(tmp_path.iterdir())
 
 
@@ -124,7 +124,7 @@ def test_the_result_names_it(tmp_path, capsys):
     assert run.fit(scene, state, tmp_path)["raster"] == name
     assert json.loads((tmp_path / "metrics.json").read_text())["raster"] == name
     journal = json.loads((tmp_path / "run.json").read_text())
-    assert journal["config"]["raster"]["_target_"] == f"splatexp.raster.{type(run.raster).__name__}"
+    assert journal["config"]["raster"]["_target_"] == f"splatexp.raster.backends.{type(run.raster).__name__}"
     assert journal["sessions"][0]["messages"][0] == line
     save_config(cfg, tmp_path, words)
     capsys.readouterr()

@@ -9,11 +9,11 @@ from support.training import fit
 from splatexp.densify import NoDensification
 from splatexp.raster.backends import CPU, Triton
 from splatexp.schedules.schedule import Schedule
-from splatexp_kernels import door
+from splatexp_kernels import dispatch
 
 pytest.importorskip("splatexp_kernels._cpu", exc_type=ImportError, reason="the C++ kernels are not built")
-if not door.interpreted() and door.gpu_missing():
-    pytest.skip(door.gpu_missing(), allow_module_level=True)
+if not dispatch.interpreted() and dispatch.gpu_missing():
+    pytest.skip(dispatch.gpu_missing(), allow_module_level=True)
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +62,7 @@ def drawn(raster, **knobs):
 def test_it_draws_what_the_cpu_draws(knobs):
     (found, grads), (expected, exact) = drawn(Triton(**knobs)), drawn(CPU(**knobs))
     assert torch.equal(found.visible.cpu(), expected.visible) and found.visible.any()
-    for name in ("image", "alpha", "depth", "means2d", "conics", "radii", "blended", "colors"):
+    for name in ("image", "alpha", "depth", "means2d", "conics", "radii", "blended_opacities", "colors"):
         close(name, getattr(found, name), getattr(expected, name))
     for name, grad in exact.items():
         assert grad.any(), name

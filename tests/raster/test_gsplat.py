@@ -71,7 +71,7 @@ def test_it_draws_what_the_reference_draws(calls, knobs, asked):
     for name in ("image", "alpha", "depth", "conics", "scales", "opacities", "background"):
         one, other = getattr(found, name), getattr(expected, name)
         assert one is other is None or torch.allclose(one, other, atol=1e-5), name
-    torch.testing.assert_close(found.blended[found.visible], expected.blended[found.visible])
+    torch.testing.assert_close(found.blended_opacities[found.visible], expected.blended_opacities[found.visible])
     assert found.radii.dtype == torch.float32 and not found.radii[~found.visible].any()
     assert (found.radii - expected.radii).abs().max() < 1
     for name, grad in exact.items():
@@ -135,10 +135,10 @@ def cuda(monkeypatch, there=True):
 
 
 def test_why_it_cannot_run(monkeypatch):
-    from splatexp_kernels import door
+    from splatexp_kernels import dispatch
 
     cuda(monkeypatch, False)
-    assert Gsplat.unavailable_reason() == door.gpu_missing()
+    assert Gsplat.unavailable_reason() == dispatch.gpu_missing()
     cuda(monkeypatch)
     real = gsplat_build.util.find_spec
     monkeypatch.setattr(gsplat_build.util, "find_spec", lambda name: None)
@@ -204,11 +204,11 @@ def test_no_toolkit_and_a_working_extension(monkeypatch):
     with pytest.raises(ValueError, match="gsplat found no CUDA toolkit"):
         Gsplat().ensure_available()
     backend._C = SimpleNamespace()
-    monkeypatch.setattr("splatexp_kernels.door.gpu_missing", lambda: "Triton cannot be imported (x); pip")
+    monkeypatch.setattr("splatexp_kernels.dispatch.gpu_missing", lambda: "Triton cannot be imported (x); pip")
     raster = Gsplat()
     raster.ensure_available()
     assert raster.backend == "reference" and "Triton cannot be imported" in raster.selection_note
-    monkeypatch.setattr("splatexp_kernels.door.gpu_missing", lambda: "")
+    monkeypatch.setattr("splatexp_kernels.dispatch.gpu_missing", lambda: "")
     raster = Gsplat()
     raster.ensure_available()
     assert raster.backend == "gpu" and not raster.selection_note

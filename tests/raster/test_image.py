@@ -3,7 +3,7 @@
 import pytest
 import torch
 from support import (
-    planes,
+    image_cases,
     tiny,  # noqa: F401  one thread
 )
 
@@ -36,24 +36,24 @@ def summed(rows, width=40, height=32, background=BEHIND):
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
 @pytest.mark.parametrize("form", PARAMETRIZATIONS)
 def test_a_sum_is_what_its_definition_says_in_every_form(backend, form):
-    rows = planes.rows(form=form)
+    rows = image_cases.rows(form=form)
     image = ImageRaster(backend=backend)(rows, image_camera(40, 32), background=BEHIND).image[0]
     assert torch.allclose(image.double(), summed(rows), atol=2e-5)
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 def test_any_number_of_channels(channels):
-    rows, behind = planes.rows(channels=channels), torch.full((1, channels), 0.3)
+    rows, behind = image_cases.rows(channels=channels), torch.full((1, channels), 0.3)
     image = ImageRaster()(rows, image_camera(40, 32), background=behind).image[0]
     assert torch.allclose(image.double(), summed(rows, background=behind), atol=2e-5)
 
 
 def test_a_camera_of_the_plane_enlarges_and_cuts_out():
-    rows, raster = planes.rows(), ImageRaster()
+    rows, raster = image_cases.rows(), ImageRaster()
     whole = raster(rows, image_camera(80, 64, zoom=2.0), background=BEHIND).image
     part = raster(rows, image_camera(20, 10, zoom=2.0, corner=(30.0, 16.0)), background=BEHIND).image
     assert torch.allclose(part, whole[:, 16:26, 30:50], atol=1e-5)
-    twice = planes.rows()
+    twice = image_cases.rows()
     with torch.no_grad():
         twice.means *= 2
         twice.shapes[:, ::2] += torch.tensor(2.0).log()
@@ -62,10 +62,10 @@ def test_a_camera_of_the_plane_enlarges_and_cuts_out():
 
 def test_alpha_composites_rows_in_their_order_and_adds_opacities():
     raster = ImageRaster(mode="alpha")
-    rows = raster.with_required_params(planes.rows())
+    rows = raster.with_required_params(image_cases.rows())
     assert torch.equal(rows.weights, torch.full((30,), 0.5)) and raster.with_required_params(rows) is rows
     image = raster(rows, image_camera(40, 32), background=BEHIND).image
-    turned = planes.rows()
+    turned = image_cases.rows()
     with torch.no_grad():
         for name, row in turned.params.items():
             row.copy_(rows.params[name].flip(0))
@@ -80,12 +80,12 @@ def test_alpha_composites_rows_in_their_order_and_adds_opacities():
 
 
 def test_what_is_drawn_may_be_something_else_than_the_rows():
-    rows, raster = planes.rows(), ImageRaster()
+    rows, raster = image_cases.rows(), ImageRaster()
     rows.quantizer = lambda r: RenderParams(
         r.means.round(), r.shapes, 2 * r.colors, r.weights, r.parametrization
     )
     image = raster(rows, image_camera(40, 32)).image
-    plain = planes.rows()
+    plain = image_cases.rows()
     with torch.no_grad():
         plain.means.round_(), plain.colors.mul_(2)
     assert torch.equal(image, raster(plain, image_camera(40, 32)).image)
@@ -95,7 +95,7 @@ def test_what_is_drawn_may_be_something_else_than_the_rows():
 
 def test_what_pictures_do_not_have_is_refused():
     with pytest.raises(ValueError, match="raster: image has no absgrad, depth or dropout"):
-        ImageRaster()(planes.rows(), image_camera(40, 32), absgrad=True)
+        ImageRaster()(image_cases.rows(), image_camera(40, 32), absgrad=True)
     for knobs, said in (
         ({"mode": "max"}, "raster.mode: expected one of sum, normalized, alpha, got 'max'"),
         ({"tile_size": 9}, "raster.tile_size: expected 8, 16 or 32, got 9"),
@@ -109,7 +109,7 @@ def test_what_pictures_do_not_have_is_refused():
 
 
 def test_rows_come_back_from_a_state_with_form_layer_and_moments():
-    rows = ImageRaster(mode="alpha").with_required_params(planes.rows(form="direct"))
+    rows = ImageRaster(mode="alpha").with_required_params(image_cases.rows(form="direct"))
     rows.carried[LAYER][7:] = 1
     for moments in rows.exp_avg.values():
         moments.normal_(generator=torch.Generator().manual_seed(3))
@@ -132,7 +132,7 @@ def context(scene, **more):
 
 
 def test_what_leaving_a_row_out_costs_is_told_by_a_survey():
-    scene, rows, raster = planes.scene(), planes.rows(), ImageRaster()
+    scene, rows, raster = image_cases.scene(), image_cases.rows(), ImageRaster()
     with torch.no_grad():  # well inside: the integral of its square is then that over the picture
         rows.means.copy_(torch.rand(30, 2, generator=torch.Generator().manual_seed(1)) * 6 + 15)
         rows.shapes.copy_(torch.tensor([0.3, 0.2, 0.5]))
@@ -141,7 +141,7 @@ def test_what_leaving_a_row_out_costs_is_told_by_a_survey():
     view, behind = scene.train[0], torch.tensor(scene.background)[None]
 
     def error(colors):
-        drawn = planes.rows()
+        drawn = image_cases.rows()
         with torch.no_grad():
             drawn.means.copy_(rows.means), drawn.shapes.copy_(rows.shapes), drawn.colors.copy_(colors)
             return (
@@ -160,7 +160,7 @@ def test_what_leaving_a_row_out_costs_is_told_by_a_survey():
 
 
 def test_rows_are_born_where_the_picture_is_wrong_in_the_colour_that_it_lacks():
-    scene, rows = planes.scene(), planes.rows(4)
+    scene, rows = image_cases.scene(), image_cases.rows(4)
     with torch.no_grad():
         rows.colors.zero_()
     rows.carried[LAYER][3:] = 2
@@ -179,7 +179,7 @@ def test_rows_are_born_where_the_picture_is_wrong_in_the_colour_that_it_lacks():
 
 
 def test_births_and_removals_keep_to_the_curve_and_the_cap():
-    scene, rows = planes.scene(), planes.rows(10)
+    scene, rows = image_cases.scene(), image_cases.rows(10)
     rules = {
         "weak": Rule("prune", "removal_loss", "below", 0.0, min_remaining=1),
         "births": Rule("birth", "error", "sample", 1.0),
@@ -197,7 +197,7 @@ def test_births_and_removals_keep_to_the_curve_and_the_cap():
 
 
 def test_the_weakest_go_where_there_are_too_many():
-    rows = planes.rows()
+    rows = image_cases.rows()
     strength = rows.contribution()
     for edit in RuleStrategy(every=0, max_gaussians=12).plan(0, rows):
         rows.apply(edit)
@@ -215,7 +215,7 @@ def test_the_weakest_go_where_there_are_too_many():
 )
 def test_steps_are_in_shares_of_the_size_or_in_pixels(form, powers):
     for relative_to_size in (True, False):
-        rows = planes.rows(form=form)
+        rows = image_cases.rows(form=form)
         before, sizes = {name: row.detach().clone() for name, row in rows.params.items()}, rows.sigmas()
         for row in rows.params.values():
             row.grad = torch.ones_like(row)

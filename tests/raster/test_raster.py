@@ -5,7 +5,7 @@ from support import tiny
 from splatexp.raster.backends import CPU, Reference
 from splatexp.raster.precision import PRECISIONS, round_trip
 from splatexp.raster.rasterizer import attribute_by_autograd
-from splatexp_kernels.blend import ALWAYS, LEFT_OUT, blend
+from splatexp_kernels.blend import DEFAULT_FIELDS, LEAVE_ONE_OUT_FIELDS, blend
 
 
 def test_depth_alpha_and_background_agree():
@@ -57,7 +57,7 @@ def test_attribution_gives_what_is_asked_for():
     render = raster(splats, camera, sh_degree=1, background=torch.rand(2, 3), depth=True)
     fields = {"want": {"removal", "dominant"}}
     asked = [{}, {"target": target}, {"target": target, **fields}, {"want": {"covered"}}]
-    given = [{*ALWAYS}, {*ALWAYS, *LEFT_OUT}, {*ALWAYS, "removal", "dominant"}, {*ALWAYS, "covered"}]
+    given = [{*DEFAULT_FIELDS}, {*DEFAULT_FIELDS, *LEAVE_ONE_OUT_FIELDS}, {*DEFAULT_FIELDS, "removal", "dominant"}, {*DEFAULT_FIELDS, "covered"}]
     for question, names in zip(asked, given, strict=True):
         shares = raster.attribute(render, maps, 0.5, **question)._asdict()
         assert (
@@ -116,7 +116,7 @@ def test_dropout_factors_the_opacities():
     assert torch.equal(render.opacities, plain.opacities)  # the parameters stay as they are
     assert not render.visible[0, ::3].any() and not render.blended_opacities[0, ::3].any()
     seen = render.visible[0] & plain.visible[0]
-    ratio = (render.blended_opacities / plain.blended)[0, seen]
+    ratio = (render.blended_opacities / plain.blended_opacities)[0, seen]
     expected = (1.5 * plain.opacities[seen]).clamp_max(1) / plain.opacities[seen]
     torch.testing.assert_close(ratio, expected)
     ones = raster(splats, camera, sh_degree=1, dropout=torch.ones(60))
@@ -207,7 +207,7 @@ def test_colours_alone_are_lowered(amp, share):
         (render.image * target).sum().backward()
         found[name] = render, splats
     (plain, exact), (half, rounded) = found.values()
-    for name in ("alpha", "depth", "means2d", "conics", "blended"):
+    for name in ("alpha", "depth", "means2d", "conics", "blended_opacities"):
         assert torch.equal(getattr(half, name), getattr(plain, name))
     assert torch.equal(half.colors, plain.colors.to(PRECISIONS[amp]).float())
     torch.testing.assert_close(half.image, plain.image, rtol=share, atol=1e-6)

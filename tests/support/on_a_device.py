@@ -20,13 +20,13 @@ from splatexp.config.build import build, compose
 from splatexp.data.scene import Scene, View
 from splatexp.data.view_cache import ViewCache
 from splatexp.densify import RuleStrategy
-from splatexp.evaluation.render import draw
+from splatexp.evaluation.render import render_view
 from splatexp.raster.backends import Reference
 from splatexp.run import checkpoint, resume, state
 from splatexp.system import devices
 from splatexp.testing import toy_scene
 from splatexp.train.loop import train
-from splatexp.train.step_log import Record
+from splatexp.train.step_log import StepLog
 
 SIM = simulated_device.device()  # before anything is differentiated
 STEPS = 9
@@ -36,7 +36,7 @@ CASES = {
     + [f"regularizer.{name}.start=0" for name in ("erank", "opacity_logit", "flatness")],
     "mcmc": ["importance=logit", "importance.budget=0.5", "optimizer.sparse=true", "optimizer.weight_decay.shN=0.1"]
     + ["optimizer.weight_decay.log_scales=0.1", "optimizer.weight_decay.opacity_logits=0.1", "optimizer.update_every=[2]"],
-    "error_tag": ["densify.prune_unimportant.threshold=0.99", "importance.every=2", "importance.sample=20"],
+    "error_tag": ["densify.prune_unimportant.threshold=0.99", "importance.every=2", "importance.sample_size=20"],
     "improved": ["dropout.p=0.2", "smoothing.variance=0.2", "smoothing.every=5", "schedule.sh_degree_interval=2"],
     "taming": ["importance=mask", "schedule.downscale_factors=[2,1]", "schedule.downscale_until=[4]"],
     "se3": ["camera=se3", "camera.start=0", "camera.focal_lr=1e-3", "batch=2"],
@@ -49,7 +49,7 @@ STILL = ("se3", "orbit", "rot6d")
 
 def scene() -> Scene:
     """The exercise's, some views with a mask, all with an alpha, on random colours."""
-    made = toy_scene.scene(Reference())
+    made = toy_scene.toy_scene(Reference())
     mask = torch.ones(toy_scene.SIZE, toy_scene.SIZE, dtype=torch.bool)
     mask[:, :5] = False
     alpha = torch.linspace(0, 255, toy_scene.SIZE).to(torch.uint8).expand(toy_scene.SIZE, -1).contiguous()
@@ -65,7 +65,7 @@ def fit(name, words, raster, splats, steps=STEPS, **more):
     chosen = "none" if name in (*STILL, "everything") else name
     run = build(compose(["preset=[]", f"densify={chosen}", *words]))
     control = RuleStrategy(**EVERYTHING, every=3, start=0, stop=8) if name == "everything" else run.densify
-    control, learned = (toy_scene.compressed(each, STEPS / 15000) for each in (control, run.importance))
+    control, learned = (toy_scene.compress_schedule(each, STEPS / 15000) for each in (control, run.importance))
     penalties = {key: value for key, value in run.regularizer.items() if key != "transmittance"}
     recipe = copy(run)
     recipe.raster, recipe.densify, recipe.importance, recipe.steps = raster, control, learned, steps
@@ -76,10 +76,10 @@ def fit(name, words, raster, splats, steps=STEPS, **more):
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_device_gives_the_same_and_is_not_waited_for(name):
-    splats, waits = toy_scene.rows(toy_scene.EXTENT), {}
+    splats, waits = toy_scene.toy_splats(toy_scene.EXTENT), {}
     result, control, smoothing = fit(name, CASES[name], Reference(tile_size=32), splats)
     with simulation() as sim:
-        there = toy_scene.rows(toy_scene.EXTENT).to(SIM)
+        there = toy_scene.toy_splats(toy_scene.EXTENT).to(SIM)
 
         def look(step, _):
             waits[step] = sim.places[:]
@@ -95,7 +95,7 @@ def test_a_device_gives_the_same_and_is_not_waited_for(name):
             assert torch.allclose(held[key], tensor, rtol=1e-5, atol=1e-7), key
         else:
             assert torch.equal(held[key], tensor), key
-    due = {step for step in range(STEPS) if control.moves(step) or smoothing.due(step, STEPS)}
+    due = {step for step in range(STEPS) if control.changes_rows(step) or smoothing.due(step, STEPS)}
     due |= {step + 1 for step in due if smoothing.due(step, STEPS)}  # whether any is wide is asked then
     ordinary = set(range(1, STEPS - 1)) - due
     assert len(ordinary) >= 2 and not {step: waits[step] for step in ordinary if waits[step]}
@@ -152,9 +152,9 @@ SMALL += ["steps=6", "log_every=2", "checkpoint.every=3", "raster=reference", "r
 
 def test_a_run_its_checkpoints_and_its_numbers(tmp_path, monkeypatch):
     def last(folder):
-        return checkpoint.read(tmp_path / folder / "checkpoints" / "step_00000006.safetensors")[0]
+        return checkpoint.load_checkpoint(tmp_path / folder / "checkpoints" / "step_00000006.safetensors")[0]
 
-    monkeypatch.setattr(resume, "read", outside(checkpoint.read))
+    monkeypatch.setattr(resume, "load_checkpoint", outside(checkpoint.load_checkpoint))
     wanted = build(compose(SMALL))(tmp_path / "cpu")
     with simulation():
         there = [*SMALL, "raster.device=sim:0"]
@@ -164,7 +164,7 @@ def test_a_run_its_checkpoints_and_its_numbers(tmp_path, monkeypatch):
             tmp_path / "rest"
         )
         run = build(compose(there))
-        image = draw(toy_scene.rows(4.0).to(SIM), run.raster, run.data.load(), run.data.load().test[0].camera)
+        image = render_view(toy_scene.toy_splats(4.0).to(SIM), run.raster, run.data.load(), run.data.load().test[0].camera)
         assert image.device == SIM and image.shape == (1, 24, 24, 3)
     assert result["psnr"] == pytest.approx(wanted["psnr"], abs=1e-9)
     assert result["ssim"] == pytest.approx(wanted["ssim"], abs=1e-9)
@@ -210,23 +210,23 @@ def test_pictures_that_do_not_fit_come_one_step_ahead(monkeypatch):
 
 
 def test_a_loss_that_is_not_finite_is_found_a_step_late_and_never_saved():
-    splats, fine, bad = toy_scene.rows(4.0), {"l1": torch.tensor(0.5)}, {"l1": torch.tensor(torch.nan)}
-    record = Record()
+    splats, fine, bad = toy_scene.toy_splats(4.0), {"l1": torch.tensor(0.5)}, {"l1": torch.tensor(torch.nan)}
+    record = StepLog()
     with pytest.raises(FloatingPointError, match="step 3: the loss is not finite"):
-        record.weigh(3, bad, splats)
+        record.total_loss(3, bad, splats)
     with simulation() as sim:
         fine, bad = ({name: term.to(SIM) for name, term in terms.items()} for terms in (fine, bad))
         sim.places.clear()
-        record.stepped(record.weigh(0, fine, splats))
-        record.stepped(record.weigh(1, bad, splats))
+        record.end_step(record.total_loss(0, fine, splats))
+        record.end_step(record.total_loss(1, bad, splats))
         assert not sim.places
         with pytest.raises(FloatingPointError, match="step 1: the loss is not finite .l1=nan"):
-            record.weigh(2, fine, splats)
-        record.weigh(4, bad, splats)
+            record.total_loss(2, fine, splats)
+        record.total_loss(4, bad, splats)
         with pytest.raises(FloatingPointError, match="step 4"):
-            record.confirm()
-        record.confirm()
-        assert record.steps == 2 and Record.of(record.state()).steps == 2
+            record.check_pending_loss()
+        record.check_pending_loss()
+        assert record.steps_since_row == 2 and StepLog.from_state_dict(record.state_dict()).steps_since_row == 2
 
 
 def test_a_step_that_went_wrong_there_leaves_no_checkpoint(tmp_path, monkeypatch):
@@ -243,24 +243,24 @@ def test_a_step_that_went_wrong_there_leaves_no_checkpoint(tmp_path, monkeypatch
         monkeypatch.setattr(type(run.loss), "__call__", sour)
         with pytest.raises(FloatingPointError, match="step 2: the loss is not finite"):
             run(tmp_path)
-    assert [step for step, _ in checkpoint.found(tmp_path / "checkpoints")] == [2, 1]
+    assert [step for step, _ in checkpoint.list_checkpoints(tmp_path / "checkpoints")] == [2, 1]
 
 
 def test_memory_of_a_device_is_told():
-    from splatexp.run.memory_budget import advice
+    from splatexp.run.memory_budget import oom_advice
 
-    assert devices.room(torch.device("cpu")) is None and devices.peak(torch.device("cpu")) is None
+    assert devices.memory_use(torch.device("cpu")) is None and devices.peak_memory(torch.device("cpu")) is None
     with simulation():
-        assert devices.room(SIM) == (1000, Module.free) and devices.peak(SIM) == 1000
-        assert "0 MB in use, 1.1 GB available" in advice(1000, 64, 64, 0, device=SIM)
-        rows = toy_scene.rows(4.0).to(SIM)
+        assert devices.memory_use(SIM) == (1000, Module.free) and devices.peak_memory(SIM) == 1000
+        assert "0 MB in use, 1.1 GB available" in oom_advice(1000, 64, 64, 0, device=SIM)
+        rows = toy_scene.toy_splats(4.0).to(SIM)
         assert rows.to(SIM) is rows
-    assert "0 MB in use" not in advice(1000, 64, 64, 0, device=torch.device("cpu"))
+    assert "0 MB in use" not in oom_advice(1000, 64, 64, 0, device=torch.device("cpu"))
 
 
 def test_memory_that_runs_out_there_is_shrunk_and_the_run_goes_on(tmp_path, monkeypatch):
-    monkeypatch.setattr("splatexp.run.memory_budget.LEAST_ROWS", 10)
-    monkeypatch.setattr(state, "read", outside(checkpoint.read))
+    monkeypatch.setattr("splatexp.run.memory_budget.MIN_ROWS", 10)
+    monkeypatch.setattr(state, "load_checkpoint", outside(checkpoint.load_checkpoint))
     with simulation():
         run = build(compose([*SMALL, "raster.device=sim:0", "checkpoint.every=1", "oom=shrink"]))
         scene, begun = run.prepare(tmp_path)
@@ -275,8 +275,8 @@ def test_memory_that_runs_out_there_is_shrunk_and_the_run_goes_on(tmp_path, monk
         full.calls = 0
         monkeypatch.setattr(type(run.optimizer), "step", full)
         with pytest.warns(
-            UserWarning, match="out of memory at step 3 .*, back to step 3; goes on with densify"
+            UserWarning, match="out of memory at step 3 .*, back to step 3; continuing with densify"
         ):
             result = run.fit(scene, begun, tmp_path)
-        assert begun.splats.means.device == SIM and len(begun.splats) <= begun.shrunk[0]["to"]
-    assert full.calls == 7 and result["run"]["shrunk"] == begun.shrunk and begun.shrunk[0]["step"] == 3
+        assert begun.splats.means.device == SIM and len(begun.splats) <= begun.oom_reductions[0]["to"]
+    assert full.calls == 7 and result["run"]["oom_reductions"] == begun.oom_reductions and begun.oom_reductions[0]["step"] == 3

@@ -43,4 +43,4 @@ def test_nothing_is_drawn_where_nothing_drops():
 )
 def test_dropout_refuses(settings, line):
     with pytest.raises(ValueError, match=line):
-        Dropout(**{"rate": 0.1, **settings})
+        Dropout(**{"p": 0.1, **settings})

@@ -40,12 +40,12 @@ def test_training_lowers_the_loss_and_counts_its_seconds():
     )  # fmt: skip
     assert [step for step, _ in tracker.rows] == [9, 19, 29]
     first, last = tracker.rows[0][1], tracker.rows[-1][1]
-    assert last["loss"] < first["loss"] and last["psnr"] > first["psnr"]
-    assert last["loss"] == pytest.approx(
-        sum(last[f"loss_{name}"] for name in ("l1", "ssim", "opacity")), rel=1e-5
+    assert last["train/loss"] < first["train/loss"] and last["train/psnr"] > first["train/psnr"]
+    assert last["train/loss"] == pytest.approx(
+        sum(last[f"train/loss_{name}"] for name in ("l1", "ssim", "opacity")), rel=1e-5
     )
     assert {"seconds", "num_gaussians", "sh_degree", "lr_means"} <= set(last)
-    assert result.loss == last["loss"] and result.steps == 30
+    assert result.loss == last["train/loss"] and result.steps == 30
     began = time.perf_counter()
     again = fit(splats, scene, 10, on_step=lambda step, splats: time.sleep(0.05))
     assert again.seconds < time.perf_counter() - began - 0.5, "on_step is off the clock"

@@ -104,7 +104,7 @@ def test_updates_follow_from_the_step_alone():
     rest.load_state_dict({name: tensor.clone() for name, tensor in half.state_dict().items()})
     for step in range(7, 11):
         backward(rest, grads[step])
-        adam.step(rest, step, rates=ONES, visible=torch.ones(1, 60, dtype=torch.bool), backend="reference")
+        adam.step(rest, step, lr_factors=ONES, visible=torch.ones(1, 60, dtype=torch.bool), backend="reference")
     assert_same(rest, whole.params, rtol=0, atol=0)
 
 
@@ -182,7 +182,7 @@ def test_without_gradient_nothing_moves():
 @pytest.mark.parametrize(
     ("settings", "line"),
     [
-        ({"update_every": [1, 5]}, "optimizer.update_every: .* one more than update_until"),
+        ({"update_every": [1, 5]}, "optimizer.update_every: .* one more than optimizer.update_until"),
         ({"update_every": [0]}, "optimizer.update_every"),
         ({"update_every": [1, 2, 3], "update_until": [9, 5]}, "optimizer.update_until"),
         ({"shN_update_every": 0}, "optimizer.shN_update_every"),
