@@ -46,7 +46,7 @@ class Noise:
             splats.scales.detach(),
             splats.opacities.detach(),
             splats.uid,
-            rate=self.lr * means_lr,
+            lr=self.lr * means_lr,
             sharpness=self.sharpness,
             threshold=self.threshold,
             seed=seed,

@@ -21,8 +21,10 @@ from splatexp.raster.backends import Reference
 from splatexp.testing.conformance import check_strategy
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-OF_PICTURES = {"image", "pursuit"}  # they have rows of the plane: see test_image_run and test_image_rate
-NAMES = sorted({path.stem for path in (conf_dir() / "densify").glob("*.yaml")} - OF_PICTURES)
+OF_IMAGES = {"image", "pursuit"}  # they work on Splats2D: see tests/image
+FOLDER = conf_dir() / "densify"
+OPTIONS = {str(path.relative_to(FOLDER).with_suffix("")) for path in FOLDER.rglob("*.yaml")}
+NAMES = sorted(OPTIONS - OF_IMAGES)
 TO_FIRE = {  # what a tiny scene must be told so that every rule changes rows
     "budgeted": [
         "densify.prune_small_footprint.threshold=20",
@@ -92,6 +94,7 @@ def test_the_example_conforms(outside):
     assert run.densify.max_gaussians == 200_000
 
 
+@pytest.mark.slow  # a process that imports all
 def test_the_example_runs_from_an_empty_folder(tmp_path, monkeypatch):
     words = ["data.size=48", "data.train_views=5", "data.test_views=2", "data.points=150", "data.samples=1"]
     words += [
@@ -188,16 +191,16 @@ class Renewing(Turning):
 @pytest.mark.parametrize(
     ("broken", "line"),
     [
-        (Meddling, "plan at step 0: expected edits alone to change rows: means"),
+        (Meddling, "plan at step 0: expected only edits to change rows: means"),
         (Overfull, r"cap: expected 120 rows after step \d+, got \d+"),
         (Drawing, "two runs of one seed differ after 41 steps: "),
         (Late, "two runs of one seed differ: "),
         (Remembering, "a run resumed after 41 steps differs: "),
-        (Watching, r"observe at step \d: expected to write statistics alone: exp_avg.means"),
+        (Watching, r"observe at step \d: expected only statistics to change: exp_avg.means"),
         (Ageless, "edit at step 3: born of a fresh row is not 3"),
         (Blinding, "edit at step 3: opacity_logits is not finite"),
         (Truncating, "stats.mine has 50 rows of 72"),
-        (Renewing, "plan at step 3: expected edits alone to change rows: next_uid"),
+        (Renewing, "plan at step 3: expected only edits to change rows: next_uid"),
     ],
 )
 def test_what_is_broken_is_found(broken, line):
@@ -307,7 +310,7 @@ def test_scores_that_a_rasterizer_cannot_give_are_refused():
     class Poor(Reference):
         attribution_fields = frozenset()
 
-    with pytest.raises(ValueError, match="raster: expected one that gives weighted"):
+    with pytest.raises(ValueError, match="raster: expected one that provides weighted"):
         check_strategy(RuleStrategy(grow=Rule(score="error")), raster=Poor())
 
 
