@@ -1,6 +1,6 @@
 """Studies whose truth is known, and how often the comparison is right about them.
 
-    python tests/simulated_studies.py 2000        # every setting, and what simpler intervals would do
+    python tests/support/simulated_studies.py 2000        # every setting, and what simpler intervals would do
 
 A value is the scene's level + what the view is like (both arms) + what the seed is like (both arms) + the
 run's luck (all its views) + the view's own noise + for the variant the effect, which is larger in some scenes

@@ -67,7 +67,7 @@ def test_a_job_that_fails_is_noted_and_the_others_go_on(command, tmp_path, monke
     assert f"job 0 failed: a bug ({tmp_path / 'all' / '0' / 'error.txt'})" in said.err.splitlines()
     text = (tmp_path / "all" / "0" / "error.txt").read_text()
     assert text.startswith("a bug\n") and "in broken" in text and "1 failed, 1 done" in said.out
-    monkeypatch.setattr("splatexp.train.loop.train", train)
+    monkeypatch.setattr("splatexp.run.run.train", train)
     assert command(*sweep("seed=1,2", folder="all")) == 0
     assert column("all", "status") == ["done", "cached"] and column("all", "error") == ["", ""]
     assert not (tmp_path / "all" / "0" / "error.txt").exists()
@@ -152,7 +152,7 @@ def test_what_cannot_be_begun_leaves_nothing(command, tmp_path, capfd):
     cases = {
         "optimizer.means=interval(1e-4,1e-3)": "optimizer.means: an interval needs hydra/sweeper=optuna",
         "seed=0,1 model.init=ply model.init_path=no.ply": "no.ply",
-        "hydra/launcher=nowhere": "hydra/launcher=nowhere: no such option of hydra/launcher",
+        "hydra/launcher=nowhere": "hydra/launcher=nowhere: hydra/launcher has no such option",
         "hydra.launcher.n_jobs=2": "hydra.launcher.n_jobs: no such key",
     }
     for words, line in cases.items():
