@@ -47,6 +47,12 @@ def long_lived():
 _modules = [0]
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish() -> None:
+    """Take everything back: hypothesis, imported for its summary, asks who refers to a random generator."""
+    gc.unfreeze()
+
+
 @pytest.fixture(autouse=True)
 def threads():
     """A run sets torch's threads: put them back."""

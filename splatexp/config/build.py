@@ -76,13 +76,21 @@ def make_loader(config_dir: str | None = None) -> ConfigLoader:
 
     Raises: ConfigError when `config_dir` is not a folder.
     """
+    if config_dir is None:
+        return _own_loader(str(conf_dir()))
+    if not os.path.isdir(config_dir):
+        raise ConfigError(f"--config-dir: expected a folder, got {config_dir}")
     register()
     path = create_config_search_path(str(conf_dir()))
-    if config_dir is not None:
-        if not os.path.isdir(config_dir):
-            raise ConfigError(f"--config-dir: expected a folder, got {config_dir}")
-        path.prepend("command-line", f"file://{os.path.abspath(config_dir)}")
+    path.prepend("command-line", f"file://{os.path.abspath(config_dir)}")
     return ConfigLoader(path)
+
+
+@cache
+def _own_loader(folder: str) -> ConfigLoader:
+    """Return the loader of conf/ alone, one for the whole process: it keeps the list of known keys."""
+    register()
+    return ConfigLoader(create_config_search_path(folder))
 
 
 def compose(overrides: Sequence[str] = ()) -> DictConfig:

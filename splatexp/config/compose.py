@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from copy import deepcopy
+from copy import copy, deepcopy
 from functools import cached_property
 from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.config_repository import CachingConfigRepository, IConfigRepository
+from hydra._internal.config_repository import CachingConfigRepository, ConfigRepository, IConfigRepository
+from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
 from hydra.core.default_element import ConfigDefault, ResultDefault
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -34,8 +35,24 @@ from splatexp.settings.messages import explain_error
 from splatexp.settings.renames import ALIASES, new_key, new_option, new_value
 
 
+class _Repository(ConfigRepository):
+    """Hydra's repository, of which a deep copy shares the sources.
+
+    Hydra deep-copies the repository for every composition and for every list of options, so that it can give
+    the copy other sources. The sources hold the whole ConfigStore, and copying it takes longer than reading
+    the files.
+    """
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Repository:
+        return copy(self)
+
+
 class ConfigLoader(ConfigLoaderImpl):
     """Hydra's loader, which also checks keys behind `+`, scales windows with `steps`, and explains errors."""
+
+    def __init__(self, path: ConfigSearchPathImpl) -> None:
+        super().__init__(path)
+        self.repository = _Repository(path)
 
     def load_configuration(
         self,
@@ -133,12 +150,12 @@ class ConfigLoader(ConfigLoaderImpl):
     @cached_property
     def known_keys(self) -> dict[str, list[str]]:
         """Every key that exists with some choice of options, also in --config-dir -> the choices it needs."""
-        repo = CachingConfigRepository(self.repository)
+        repo, cache = CachingConfigRepository(self.repository), {}
         chosen: dict[str, dict[str, type]] = {group: {} for group in option_classes()}
         for group, classes in chosen.items():
             for name in self.get_group_options(group):
                 try:
-                    settings = _settings_in_file(f"{group}/{name}", repo)
+                    settings = _settings_in_file(f"{group}/{name}", repo, cache)
                     classes[name] = extended_class(get_class(settings["_target_"]), settings)
                 except (HydraException, OmegaConfBaseException, ImportError, ValueError):
                     continue  # a file that cannot be read is refused when it is chosen
@@ -180,17 +197,20 @@ class ConfigLoader(ConfigLoaderImpl):
             raise ConfigError(str(error)) from error
 
 
-def _settings_in_file(path: str, repo: IConfigRepository) -> DictConfig:
-    """Return what a file of conf/ sets, merged onto the files on which it builds."""
+def _settings_in_file(path: str, repo: IConfigRepository, cache: dict[str, DictConfig]) -> DictConfig:
+    """Return what a file of conf/ sets, merged onto the files on which it builds; `cache` keeps them."""
+    if path in cache:
+        return cache[path]
     found = repo.load_config(path)
     if found is None:
         return OmegaConf.create()
     names = [part.path or "" for part in found.defaults_list or [] if isinstance(part, ConfigDefault)]
     names = [name for name in names if name != "_self_"]
     parents = [name[1:] if name[:1] == "/" else f"{path.rpartition('/')[0]}/{name}" for name in names]
-    layers = [_settings_in_file(parent, repo) for parent in parents]
+    layers = [_settings_in_file(parent, repo, cache) for parent in parents]
     settings = OmegaConf.merge(*layers, _without_defaults(found.config))
     assert isinstance(settings, DictConfig)
+    cache[path] = settings
     return settings
 
 

@@ -29,7 +29,7 @@ def test_everything_that_is_done_on_a_device(chosen, count, monkeypatch):
     for name in [name for name in os.environ if name.startswith("PYTEST_")]:
         monkeypatch.delenv(name)  # else it takes itself for a worker of this pytest
     cases = Path(__file__).parents[1] / "support" / "on_a_device.py"
-    plain = ("-q", "-n", "0", "-p", "no:cacheprovider", "-p", "no:hypothesispytest", "-k", chosen)
+    plain = ("-q", "-n", "0", "-p", "no:cacheprovider", "-k", chosen)
     said = python("-m", "pytest", *plain, str(cases), cwd=cases.parent).stdout
     assert re.match(rf"\.{{{count}}} ", said), said
 
