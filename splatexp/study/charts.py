@@ -108,9 +108,13 @@ def scatter(findings: Findings, metric: Metric) -> list[Chart]:
 
 
 def _panel(
-    name: str, xs: Sequence[float], ys: Sequence[float], x_label: str,
-    log_x: bool = False, log_y: bool = False,
-) -> Panel:  # fmt: skip
+    name: str,
+    xs: Sequence[float],
+    ys: Sequence[float],
+    x_label: str,
+    log_x: bool = False,
+    log_y: bool = False,
+) -> Panel:
     x = fit_scale(xs, LEFT, WIDTH - RIGHT, log_x, 0.06)
     y = fit_scale(ys, HEIGHT - BOTTOM, TOP, log_y)
     return Panel(name, x, y, x_label, WIDTH, HEIGHT)

@@ -17,7 +17,7 @@ MAX_SEEDS_SHOWN = 100  # nobody runs more seeds
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of text under headings."""
+    """A table: rows of text under headings."""
 
     heading: Sequence[str]
     rows: Sequence[Sequence[str]]

@@ -39,7 +39,7 @@ OLD_KEYS = {  # of sweep.json in version 0.1
 
 @dataclass
 class Sweep:
-    """What every job of a sweep can read about the sweep."""
+    """The description of a sweep, which each of its jobs reads."""
 
     folder: Path
     overrides: list[str]  # as given, without those of Hydra itself and without `force`

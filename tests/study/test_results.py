@@ -85,7 +85,10 @@ def test_settings_that_cannot_change_a_number_are_no_difference():
 
 
 def test_a_difference_has_both_sides():
-    one, other = flatten_config(settings(steps=10)), flatten_config(settings(score="size", steps=20, oom="shrink"))
+    one, other = (
+        flatten_config(settings(steps=10)),
+        flatten_config(settings(score="size", steps=20, oom="shrink")),
+    )
     told = {"steps": (10, 20), "densify.grow.score": ("grad2d", "size"), "oom": (ABSENT, "shrink")}
     assert differences(one, other) == told
     assert differences(other, one) == {key: pair[::-1] for key, pair in told.items()}

@@ -211,7 +211,7 @@ def test_what_a_folder_shows(tmp_path):
     words = [*SMALL, "steps=6", "checkpoint.every=4"]
     folder = tmp_path / "run"
     save_config(compose(words), folder, [])
-    with pytest.raises(FileNotFoundError, match="neither a checkpoint nor a point_cloud.ply"):
+    with pytest.raises(FileNotFoundError, match="expected a checkpoint or a point_cloud.ply"):
         open_latest(folder)
     with pytest.raises(FileNotFoundError, match="no such folder"):
         open_latest(tmp_path / "nowhere")
