@@ -33,16 +33,16 @@ def choose(group: str, name: str) -> str:
 
 
 FILES = [
-    (group, path.stem)
+    (group, str(path.relative_to(conf_dir() / group).with_suffix("")))
     for group in GROUPS
-    for path in sorted((conf_dir() / group).iterdir())
+    for path in sorted((conf_dir() / group).rglob("*.yaml"))
     if group != "study"
 ]
-PLANE = [*((group, "plane") for group in GROUPS), ("data", "image"), ("densify", "image")]
-PLANE += [("densify", "pursuit"), ("rate", "vector"), ("regularizer", "edge")]
+OF_IMAGES = [(group, "image") for group in GROUPS if group != "preset"]
+OF_IMAGES += [("densify", "pursuit"), ("rate", "vector"), ("regularizer", "edge")]
 CODED = ["preset=image_codec", "rate.bpp=1"]
-OF_PICTURES = dict.fromkeys(PLANE, ["preset=image"]) | {("preset", "image_codec"): ["rate.bpp=1"]}
-OF_PICTURES |= {("rate", "scalar"): CODED, ("rate", "sequential"): CODED}
+IMAGE_OVERRIDES = dict.fromkeys(OF_IMAGES, ["preset=image"]) | {("preset", "image_codec"): ["rate.bpp=1"]}
+IMAGE_OVERRIDES |= {("rate", "scalar"): CODED, ("rate", "sequential"): CODED}
 IMAGES = [preset for preset in PRESETS if preset.startswith("image")]
 
 
@@ -50,7 +50,7 @@ IMAGES = [preset for preset in PRESETS if preset.startswith("image")]
 def test_every_file_composes_and_builds(group, name):
     words = [choose(group, name)] + (["data.path=/x"] if name in ("colmap", "transforms", "photos") else [])
     words += ["camera=orbit"] if name == "photos" else []  # its cameras are guesses
-    words += OF_PICTURES.get((group, name), [])
+    words += IMAGE_OVERRIDES.get((group, name), [])
     run = build(compose(words))
     assert isinstance(run, Run)
     if group in option_classes():
@@ -68,7 +68,7 @@ def test_every_file_composes_and_builds(group, name):
     ],
 )
 def test_presets_go_with_every_other_choice(preset, words):
-    words = [*words, *OF_PICTURES.get(("preset", preset), [])]
+    words = [*words, *IMAGE_OVERRIDES.get(("preset", preset), [])]
     if preset in IMAGES and words[0] != "densify=none":
         with pytest.raises(ConfigError, match="schedule: expected plane with data=image, got another"):
             build(compose([f"preset={preset}", *words]))
