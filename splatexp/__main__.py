@@ -83,7 +83,7 @@ def main() -> int:
 
 
 def _command() -> int:
-    """Parse the flags and run the command, as `hydra.main` does, but with our loader and without hiding errors."""
+    """Parse the flags and run the command as `hydra.main` does, with our loader and without hiding errors."""
     from hydra._internal.utils import get_args_parser
 
     parser = get_args_parser()
@@ -169,8 +169,12 @@ def _help() -> str:
     """Return the help text; it lists the files of conf/, so that no option has to be imported."""
     lines = []
     for group, example in {**EXAMPLES, "study": "python -m splatexp.study study=schedules"}.items():
-        names = sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
-        listed = [*wrap(" ".join(names), 100, break_on_hyphens=False), example]
+        folder = conf_dir() / group
+        listed = []
+        for pattern in ("*.yaml", "*/*.yaml"):  # the options, and those in a subfolder, such as ablations
+            paths = sorted(path.relative_to(folder).with_suffix("") for path in folder.glob(pattern))
+            listed += wrap(" ".join(path.as_posix() for path in paths), 100, break_on_hyphens=False)
+        listed.append(example)
         lines.append(f"  {group:<12}" + f"\n{'':<14}".join(listed) + "\n")
     return HELP.format(version=__version__, groups="".join(lines))
 

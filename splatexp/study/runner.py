@@ -68,8 +68,9 @@ def _run(overrides: list[str], folder: Path, request: StudyRequest) -> tuple[Pat
     The results lie in `folder`, or where another study or sweep has finished the same job.
     """
     from splatexp.config.build import build, compose, save_config
-    from splatexp.sweep.cache import JOB_FILE, job_id, read_job_record
+    from splatexp.sweep.cache import JOB_FILE, read_job_record
     from splatexp.sweep.job import run_or_reuse
+    from splatexp.sweep.job_identity import job_id
     from splatexp.system.linux_memory import cpu_count
     from splatexp.tracking import Console, WandB
 

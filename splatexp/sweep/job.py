@@ -193,7 +193,8 @@ def _job_id(run: Run, sweep: Sweep, folder: Path) -> str:
 
     Raises: InvalidInput where its folder holds another run.
     """
-    from splatexp.sweep.cache import job_id, read_job_record
+    from splatexp.sweep.cache import read_job_record
+    from splatexp.sweep.job_identity import job_id
 
     job = job_id(run, sweep.swept_keys)
     if (folder / "metrics.json").exists() and read_job_record(folder).get("id") != job:

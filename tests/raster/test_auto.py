@@ -13,7 +13,7 @@ from splatexp.config.build import build, compose, option, save_config
 from splatexp.densify import Rule, RuleStrategy
 from splatexp.raster.backends import AUTO_ORDER, CPU, Auto, Reference, Triton
 from splatexp.raster.gsplat import Gsplat
-from splatexp.sweep.cache import job_id
+from splatexp.sweep.job_identity import job_id
 from splatexp_kernels import dispatch
 
 CAN = {Triton: "", Gsplat: "", CPU: ""}

@@ -18,7 +18,8 @@ from splatexp.evaluation.evaluate import EvaluationSettings
 from splatexp.losses.photometric import Loss
 from splatexp.provenance.fingerprint import fingerprint
 from splatexp.run.checkpoint import CheckpointSettings
-from splatexp.sweep.cache import JOB_FILE, JobCache, job_id, read_job_record, read_job_result
+from splatexp.sweep.cache import JOB_FILE, JobCache, read_job_record, read_job_result
+from splatexp.sweep.job_identity import job_id
 from splatexp.system.memory import MemorySettings
 
 

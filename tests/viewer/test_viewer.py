@@ -15,7 +15,7 @@ from splatexp.config.schema import ConfigError
 from splatexp.poses import POSE, SE3
 from splatexp.provenance.identity import run_id
 from splatexp.raster.backends import Reference
-from splatexp.sweep.cache import job_id
+from splatexp.sweep.job_identity import job_id
 from splatexp.viewer import ViewerSettings
 from splatexp.viewer.curves import CurveHistory
 from splatexp.viewer.ports import free_port
