@@ -84,7 +84,7 @@ PLACES = {  # class -> what makes the parts of a run out of one
     CPU: lambda s: {"raster": s},
     Additive: lambda s: {"raster": s},
 }
-PLACES |= dict.fromkeys((Orbit, Rot6d, SE3), lambda s: {"poses": s})
+PLACES |= dict.fromkeys((Orbit, Rot6d, SE3), lambda s: {"camera": s})
 judge = ruled(only=Rule("clone", "importance", "sample", 0.2))
 PLACES |= dict.fromkeys((Logit, MLP, Mask), lambda s: {"importance": s, "densify": judge})
 PENALTIES = (
@@ -234,12 +234,12 @@ CHANGES = {  # class -> setting -> (what the others are, its values: two, or one
     Loss: {"l1": ({}, 0.3), "ssim": ({}, 0.9), "l2": ({}, 0.5)},
     Dropout: {"p": ({}, 0.3), "start": ({"p": 0.3}, 20), "stop": ({"p": 0.3}, 9)},
     Smoothing: {
-        "amount": ({}, 0.2),
-        "every": ({"amount": 0.2}, 3),
-        "margin": ({"amount": 0.2}, 20.0),
-        "near": ({"amount": 0.2}, 4.0),
-        "start": ({"amount": 0.2}, 20),
-        "stop": ({"amount": 0.2, "every": 3}, 9),
+        "variance": ({}, 0.2),
+        "every": ({"variance": 0.2}, 3),
+        "margin": ({"variance": 0.2}, 20.0),
+        "near": ({"variance": 0.2}, 4.0),
+        "start": ({"variance": 0.2}, 20),
+        "stop": ({"variance": 0.2, "every": 3}, 9),
     },
     CPU: {
         "near": ({}, 4.0),
@@ -282,7 +282,7 @@ PENALTY = {"weight": ({"start": 0}, 0.5), "anneal": ({"start": 0}, Curve(**CURVE
 PENALTY |= {"start": ({}, 2, 20), "stop": ({"start": 0}, 9)}
 CHANGES |= dict.fromkeys(PENALTIES, PENALTY)
 CHANGES[Opacity] = PENALTY | {"power": ({"start": 0}, 2.0), "target": ({"start": 0}, 0.8)}
-NEAR = {"start": 0, "weight": 0.5, "radius": 0.1}
+NEAR = {"start": 0, "weight": 0.5, "half_size": 0.1}
 CHANGES[BoundingBox] = {name: (others | NEAR, *values) for name, (others, *values) in PENALTY.items()}
 CHANGES[BoundingBox] |= {"start": (NEAR, 2, 20), "weight": (NEAR, 0.9), "half_size": (NEAR, 0.05)}
 CHANGES[BoundingBox] |= {"center": (NEAR, [9.0, 0.0, 0.0])}
@@ -401,7 +401,8 @@ WORDS = [  # of document 000, section 8: what a run is told, and what it is told
         "antialiased=true", "eps2d=1", "amp=bf16", "amp=fp16",
     )),
     *((RAMP, f"schedule.{word}") for word in (
-        "sh_degree_interval=5", "sh_degree_start=9", "sh_warmup_from=0.1", "means.kind=cosine", "means.end=0.5", "others.warmup_steps=9",
+        "sh_degree_interval=5", "sh_degree_start=9", "sh_warmup_from=0.1", "means.kind=cosine",
+        "means.end=0.5", "others.warmup_steps=9",
     )),
     (RAMP, "schedule.shN={kind: linear, end: 0.1}"),
     (RAMP, "schedule.opacity_logits={kind: step, milestones: [9]}"),
@@ -430,7 +431,7 @@ composer = cache(make_loader)
 def said(*words):
     """The outcome of what a command line says."""
     run = build(composer().compose_job("config", words))
-    parts = {name: getattr(run, name) for name in (*PARTS, "batch")} | {"poses": run.camera}
+    parts = {name: getattr(run, name) for name in (*PARTS, "batch")} | {"camera": run.camera}
     return outcome(run.steps, run.regularizer.values(), seed=run.seed, **parts)
 
 

@@ -166,7 +166,8 @@ def test_dimmed_logits_are_exact_at_both_ends():
 
 def test_first_rows_are_as_wide_as_the_points_are_apart():
     points = torch.tensor([[0.0, 0, 0], [3, 0, 0], [0, 4, 0], [0, 0, 12]])
-    splats = SceneModel(sh_degree=0, init_scale=2).from_points(points, torch.tensor([[0.0, 0.5, 1.0]]).repeat(4, 1), 1.0)
+    colors = torch.tensor([[0.0, 0.5, 1.0]]).repeat(4, 1)
+    splats = SceneModel(sh_degree=0, init_scale=2).from_points(points, colors, 1.0)
     assert splats.scales[0].tolist() == pytest.approx([2 * (169 / 3) ** 0.5] * 3, rel=1e-5)
     assert splats.opacities.tolist() == pytest.approx([0.1] * 4, rel=1e-5)
     assert (0.5 + 0.28209479177387814 * splats.sh0[0, 0]).tolist() == pytest.approx([0, 0.5, 1], abs=1e-6)

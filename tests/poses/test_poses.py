@@ -219,7 +219,8 @@ def test_a_perturbed_orbit_is_found_again():
     still = Adam(means=0, quats=0, log_scales=0, opacity_logits=0, sh0=0, shN=0)
     settings = Orbit(start=0, lr=5e-3, focal_lr=0, anneal=Curve("cosine", end=0.02), gauge="prior", prior=0)
     fit(splats, scene, 150, camera=settings, optimizer=still, raster=CPU())
-    found = pose_errors([view.camera for view in settings.with_learned_cameras(scene, splats).train], scene.true_cameras)
+    learned = [view.camera for view in settings.with_learned_cameras(scene, splats).train]
+    found = pose_errors(learned, scene.true_cameras)
     after = [row["rotation_deg"] for row in found]
     assert max(start) > 2 and max(after) < 0.3, (start, after)
 

@@ -171,7 +171,12 @@ def test_a_count_within_one_percent_is_fair(tmp_path):
         ("code", True, {"trained_with": {"code_sha256": "ef" * 32}}, "efefefefefef in error"),
         ("packages", True, {"packages": {"python": "3.11.7", "torch": "2.9.0"}}, "torch 2.9.0 in error"),
         ("hardware", False, {"hardware": {"cpu": "Xeon", "threads": 1}}, "cpu Xeon"),
-        ("reduced runs", True, {"run": {"oom_reductions": [{"step": 3}], "resumed_at": []}}, "error: ran out of memory"),
+        (
+            "reduced runs",
+            True,
+            {"run": {"oom_reductions": [{"step": 3}], "resumed_at": []}},
+            "error: ran out of memory",
+        ),
         ("resumed runs", False, {"run": {"oom_reductions": [], "resumed_at": [30]}}, "error: interrupted"),
         ("uncommitted code", False, {"git": "abc123-dirty"}, "error: ran on a checkout"),
     ],

@@ -199,7 +199,8 @@ def test_what_cannot_be_written_is_refused(monkeypatch):
         dump(header, [Symbols.empty(1)])
     with pytest.raises(LimitError, match="1 to 16"):
         dump(header, [])
-    with monkeypatch.context() as patch, pytest.raises(LimitError, match="at most 9 Gaussians of so little information"):
+    says = "at most 9 Gaussians of so little information"
+    with monkeypatch.context() as patch, pytest.raises(LimitError, match=says):
         patch.setattr(gsi, "_max_gaussians", lambda size: 9)
         dump(header, [made])
     with pytest.raises(LimitError, match="cells"):
