@@ -1,10 +1,10 @@
 """Speed of the CPU kernels: `python kernels/bench blend`, `... all`, `... scaling`; of the Triton kernels:
 
-`... resources` compiles them for an H100, where none is, and says what they take; `... gpu` checks and times
-them on one, `... gpu --help` tells how.
+`... resources` compiles them for an H100, without needing one, and reports the resources that they use; `...
+gpu` checks and times them on one, see `... gpu --help`.
 
-An op's tests run first, and only where they pass is anything reported. Times are of the calls that training
-makes, through the public door, allocation and autograd included. Peaks are the best measured between the ops.
+An op's tests run first, and nothing is reported unless they pass. Times are of the calls that training makes,
+through the public functions, with allocation and autograd. Peaks are the best measured between the ops.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ if sys.argv[1:2] == ["gpu"]:  # on a bare machine there is no more than PyTorch 
 
     sys.exit(gpu.main(sys.argv[2:]))
 
-import law  # noqa: E402
+import cost_model  # noqa: E402
 import resources  # noqa: E402
 import scaling  # noqa: E402
 import torch  # noqa: E402
 import workload  # noqa: E402
-from ops import OPS, works  # noqa: E402
+from ops import OPS, op_calls  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 from timing import peaks, timed  # noqa: E402
@@ -60,7 +60,7 @@ def main() -> int:
     if arguments.what == "resources":
         resources.report(console, sk.get_num_threads())
         return 0
-    if not arguments.untested and not green(arguments.what, console):
+    if not arguments.untested and not tests_pass(arguments.what, console):
         return 1
     if arguments.what == "scaling":
         how = f"{sk.isa()}, {sk.get_num_threads()} threads"
@@ -98,8 +98,8 @@ def parsed() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def green(what: str, console: Console) -> bool:
-    """Whether the tests of an op pass; their output is shown where they do not."""
+def tests_pass(what: str, console: Console) -> bool:
+    """Return whether the tests of an op pass; show their output where they do not."""
     files = [str(ROOT / "tests" / "kernels" / name) for name in TESTS[what]]
     with console.status(f"tests of {what}"):
         done = subprocess.run(
@@ -119,13 +119,13 @@ def report(
     threads = sk.get_num_threads()
     enough = {"least": arguments.repeats, "seconds": 0.025 * arguments.repeats}
     measured, rows = [peaks(threads)], []
-    for op, calls in groupby(works(w), key=lambda work: work.op):
+    for op, calls in groupby(op_calls(w), key=lambda work: work.op):
         rows += [(work, *timed(work.call, **enough)) for work in calls if op in chosen]
         measured.append(peaks(threads))
     step = timed(w.step, **enough) if len(chosen) == len(OPS) else None
     fma, bandwidth = map(max, zip(*measured, strict=True))
 
-    found = law.counts(w)
+    found = cost_model.counts(w)
     title = f"{w.name}: {len(w):,} Gaussians, {w.width}x{w.height}, {found['pairs']:,} pairs"
     title += f"; {sk.isa()}, {threads} threads"
     caption = f"peaks of this run: {fma:.0f} GFLOP/s, {bandwidth:.1f} GB/s; {arguments.repeats} or more calls"

@@ -1,9 +1,9 @@
-"""Each op on a device against the reference in float64 on the host: errors over what is allowed."""
+"""Checks of each op on a device against the reference in float64 on the host: errors over what is allowed."""
 
 from __future__ import annotations
 
 import torch
-from agreement import (
+from compare import (
     BROKEN,
     Ratios,
     all_ratios,
@@ -18,11 +18,11 @@ from agreement import (
     scene,
     spoiled,
 )
-from peers import rasterize
+from rasterizers import rasterize
 from torch import Tensor
 
 from splatexp_kernels.adam import adam
-from splatexp_kernels.blend import LEFT_OUT, Attribution, attribute, blend
+from splatexp_kernels.blend import LEAVE_ONE_OUT_FIELDS, Attribution, attribute, blend
 from splatexp_kernels.blend2d import blend2d
 from splatexp_kernels.noise import noise
 from splatexp_kernels.project import project
@@ -61,7 +61,7 @@ def colored(device: str, s, degree: int) -> Ratios:
 
 
 def broken(device: str) -> Ratios:
-    """Rows that hold anything are 0, and the others keep their bits."""
+    """Check that broken rows give 0, and that the other rows keep their bits."""
     found = []
     for spoil in (False, True):
         s = spoiled(scene(40), 20) if spoil else hidden(scene(40), 20)
@@ -82,7 +82,7 @@ def broken(device: str) -> Ratios:
 
 
 def listed(device: str, f, tile_size: int, cap: int) -> Ratios:
-    """The lists are the reference's, to the last index."""
+    """Check that the tile lists are those of the reference, to the last index."""
     f.depths = torch.where(f.depths > 0, (f.depths * 4).round() / 4, f.depths)  # some are equal
     flat_, knobs = (f.means2d, f.radii, f.depths), {"tile_size": tile_size, "per_tile_max": cap}
     expected = tiles(*flat_, f.width, f.height, backend="reference", **knobs)
@@ -98,7 +98,7 @@ def listed(device: str, f, tile_size: int, cap: int) -> Ratios:
 
 
 def both_tiles(device: str, f, tile_size: int) -> dict[str, Tiles]:
-    """Tile lists of the backend gpu, and the same for the reference on the host."""
+    """Return the tile lists of the backend gpu, and the same lists for the reference on the host."""
     made = tiles(
         *(x.to(device) for x in (f.means2d, f.radii, f.depths)), f.width, f.height,
         tile_size=tile_size, backend="gpu",
@@ -173,7 +173,7 @@ def attributed(device: str, f, tile_size: int) -> Ratios:
             off = (actual[name] - tensor).abs().sum().item()
             found[name] = off / max(0.01 * tensor.sum().item(), 1)
         else:
-            allowed = 0 if tensor.dtype == torch.int32 else 1e-5 if name in LEFT_OUT else 5e-6
+            allowed = 0 if tensor.dtype == torch.int32 else 1e-5 if name in LEAVE_ONE_OUT_FIELDS else 5e-6
             found[name] = ratio(actual[name], tensor, allowed, ~touched)
     return found
 
@@ -212,7 +212,7 @@ def shaken(device: str, N: int) -> Ratios:
 
     def function(backend, to, means, **rows):
         moved = means.detach().clone()
-        noise(moved, *rows.values(), to(uid), rate=3.0, seed=2**40 + 7, step=12, backend=backend)
+        noise(moved, *rows.values(), to(uid), lr=3.0, seed=2**40 + 7, step=12, backend=backend)
         return {"means": moved}
 
     rows = {"quats": s.quats, "scales": s.scales, "opacities": 0.06 * s.opacities}
@@ -221,7 +221,9 @@ def shaken(device: str, N: int) -> Ratios:
 
 
 def step_of(s, cotangent: Tensor):
-    """All ops in a row as a function for `compared`: image, alpha, and by `run` every gradient."""
+    """Return all ops in sequence as a function for `compared`: image, alpha, and through `run` every
+    gradient.
+    """
 
     def function(backend, to, viewmats, **x):
         view = {"width": s.width, "height": s.height, "backend": backend}
@@ -240,7 +242,9 @@ def step_of(s, cotangent: Tensor):
 
 
 def chained(device: str, s) -> Ratios:
-    """Decisions at cut-offs differ between float32 and float64 and all errors add up: held by their norm."""
+    """Check a whole step. Decisions at cut-offs differ between float32 and float64 and all errors add up, so
+    tensors are compared by norms.
+    """
     g = torch.Generator().manual_seed(4)
     function, inputs = step_of(s, torch.rand(len(s.viewmats), s.height, s.width, 4, generator=g))
     actual, expected = compared(device, function, inputs)
@@ -248,7 +252,9 @@ def chained(device: str, s) -> Ratios:
 
 
 def chained_broken(device: str, N: int, C: int, width: int, height: int) -> Ratios:
-    """Gaussians that hold anything get gradients of 0, and the others what they get without them."""
+    """Check that broken Gaussians get gradients of 0, and the others the gradients that they get without
+    them.
+    """
     found, first = [], N - len(BROKEN)
     for spoil in (False, True):
         s = (spoiled if spoil else hidden)(scene(N, C, width, height), first)
@@ -265,7 +271,8 @@ def chained_broken(device: str, N: int, C: int, width: int, height: int) -> Rati
 
 
 def beside_gsplat(device: str, s) -> Ratios:
-    """Image, alpha and gradients are gsplat's, up to decisions at cut-offs: held by their norm.
+    """Check that image, alpha and gradients are those of gsplat, up to decisions at cut-offs: compared by
+    norms.
 
     Opacities stay below 0.9, as gsplat clamps alpha at 0.999 where these kernels do at 0.99.
     """

@@ -22,9 +22,9 @@ TRAINING_SECONDS = 400.0  # after so many no other training begins: a call may h
 
 
 def main(words: list[str]) -> int:
-    """Run the parts that are asked for; 1 where one failed."""
+    """Run the requested parts; return 1 where one failed."""
     asked = parsed(words)
-    device, missing = place(asked.interpret)
+    device, missing = find_device(asked.interpret)
     if missing:
         print(f"gpu: {missing}", file=sys.stderr)
         return 1
@@ -41,8 +41,8 @@ def main(words: list[str]) -> int:
     return int(bool(failed))
 
 
-def place(interpret: bool) -> tuple[str, str]:
-    """The device that the kernels run on, or why there is none."""
+def find_device(interpret: bool) -> tuple[str, str]:
+    """Return the device that the kernels run on, and why there is none."""
     if interpret:
         os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported
         import numpy
@@ -51,14 +51,14 @@ def place(interpret: bool) -> tuple[str, str]:
         return "cpu", ""
     import torch
 
-    from splatexp_kernels import door
+    from splatexp_kernels import dispatch
 
-    missing = door.gpu_missing()
+    missing = dispatch.gpu_missing()
     return ("", missing) if missing else (f"cuda:{torch.cuda.current_device()}", "")
 
 
 def parsed(words: list[str]) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     how = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog="kernels/bench gpu", description=__doc__, formatter_class=how)
     parser.add_argument("--out", help="folder for gpu.json and gpu.md, written anew after each part")

@@ -1,7 +1,7 @@
-"""Every check of the Triton kernels on a device, and how it went.
+"""All checks of the Triton kernels on a device, and their results.
 
-Outputs and gradients, at awkward sizes; memory that nobody wrote is NaN; every call twice, for equal bits;
-Gaussians that hold NaN leave the others alone.
+They cover outputs and gradients at awkward sizes, with uninitialised memory filled with NaN, every call twice
+for equal bits, and Gaussians with NaN that must not affect others.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from itertools import product
 
 import checks
-import peers
-from agreement import KINDS, Ratios, flat, picture, scene
+import rasterizers
+from compare import KINDS, Ratios, flat, picture, scene
 
 Case = tuple[str, str, Callable[[], Ratios]]  # op, what is special, the check
 
 
 @dataclass
 class Finding:
-    """How one check went."""
+    """The result of one check."""
 
     op: str
     what: str
@@ -29,12 +29,12 @@ class Finding:
 
     @property
     def ok(self) -> bool:
-        """Whether all that is promised holds."""
+        """Return whether the check passed."""
         return not self.error and self.worst <= 1
 
 
 def findings(device: str, tiny: bool) -> Iterator[Finding]:
-    """Every check in turn; one that raises is a finding, too."""
+    """Yield the finding of every check in turn; a check that raises is a finding, too."""
     for op, what, check in cases(device, tiny):
         try:
             ratios = check()
@@ -45,7 +45,7 @@ def findings(device: str, tiny: bool) -> Iterator[Finding]:
 
 
 def cases(device: str, tiny: bool) -> Iterator[Case]:
-    """Op, what is special, and a call that returns the ratios."""
+    """Yield op, special condition, and a call that returns the ratios."""
     sizes = [(0, 1, 17, 33), (63, 2, 17, 33)]
     if not tiny:
         sizes += [(1, 2, 1, 1), (130, 3, 64, 48), (500, 1, 64, 48), (5000, 2, 200, 152)]
@@ -82,7 +82,7 @@ def cases(device: str, tiny: bool) -> Iterator[Case]:
     whole = (20, 1, 20, 8) if tiny else (200, 2, 33, 17)
     yield "all in a row", str(whole), lambda: checks.chained(device, scene(*whole))
     yield "all in a row", "broken Gaussians", lambda: checks.chained_broken(device, *whole)
-    if not peers.missing(device):
+    if not rasterizers.missing(device):
         beside = (20, 1, 20, 8) if tiny else (2000, 2, 128, 96)
         yield "gsplat", str(beside), lambda: checks.beside_gsplat(device, scene(*beside))
     if not tiny:
@@ -91,7 +91,7 @@ def cases(device: str, tiny: bool) -> Iterator[Case]:
 
 
 def _blends() -> Iterator[tuple[int, ...]]:
-    """N, C, width, height, D, tile size and cap of what `blend` is tried on."""
+    """Yield N, C, width, height, D, tile size and cap of the cases for `blend`."""
     yield from ((N, 1, 64, 48, 3, tile, cap) for N in (0, 1, 500) for tile in (8, 16, 32) for cap in (0, 3))
     yield from ((63, 2, 17, 33, D, 16, 0) for D in (1, 2, 3, 4, 5, 8, 9))
     yield 500, 2, 33, 17, 3, 16, 0

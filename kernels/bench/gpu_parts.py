@@ -1,4 +1,4 @@
-"""The parts of `python kernels/bench gpu`: each fills a report, and fails it where something is not right."""
+"""The parts of `python kernels/bench gpu`: each fills the report, and fails where something is not right."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import gpu_check
 import gpu_time
 import gpu_train
-import peers
+import rasterizers
 import torch
 import triton
-from clocks import Clock, bandwidth, fma_rate
+from gpu_clock import Clock, bandwidth, fma_rate
 from ops import OPS, has
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ REPEATS = 20, 0.3  # calls at least, and about so many seconds
 
 
 def machine(report: Report) -> None:
-    """Date, card, versions, and this card's peaks."""
+    """Report date, card, versions, and the peaks of this card."""
     found = {"date": datetime.now(timezone.utc).isoformat(timespec="minutes"), "machine": platform.platform()}
     found |= {"python": sys.version.split()[0], "torch": torch.__version__, "triton": triton.__version__}
     if report.on_gpu:
@@ -36,7 +36,7 @@ def machine(report: Report) -> None:
         found["CUDA"] = str(torch.version.cuda)
     else:
         found["card"] = "none: Triton's interpreter, nothing here is a measurement"
-    found["gsplat"] = peers.missing(report.device) or "can run"
+    found["gsplat"] = rasterizers.missing(report.device) or "can run"
     report.say(*(f"{name}: {value}" for name, value in found.items()))
     report.clock = Clock(report.device, *(REPEATS if report.on_gpu else (1, 0.0)))
     report.bandwidth, report.fma = bandwidth(report.clock), fma_rate(report.clock)
@@ -46,7 +46,7 @@ def machine(report: Report) -> None:
 
 
 def check(report: Report) -> None:
-    """One row for each op, and all that failed."""
+    """Report one row for each op, and all that failed."""
     failed = []
     report.table("check                 |worst error / allowed|of tensor   |at")
     findings = gpu_check.findings(report.device, tiny=not report.on_gpu)
@@ -60,12 +60,12 @@ def check(report: Report) -> None:
     for finding in failed:
         why = finding.error or f"{finding.of} is off by {finding.worst:.2f} times what is allowed"
         report.fail("check", f"{finding.op} {finding.what}: {why}")
-    if reason := peers.missing(report.device):
+    if reason := rasterizers.missing(report.device):
         report.say("", f"left out: gsplat ({reason})")
 
 
 def ops(report: Report) -> None:
-    """One row for each op and direction at each size."""
+    """Report one row for each op and direction at each size."""
     names = "op      |          |Gaussians|image    |ms, best|ms, median|limit, ms|by        |of limit"
     report.table(f"{names}| GB/s|GFLOP/s")
     for scene in _scenes(report):
@@ -82,7 +82,7 @@ def ops(report: Report) -> None:
 
 
 def step(report: Report) -> None:
-    """One row for each rasterizer at each size, and how much faster than gsplat ours is."""
+    """Report one row for each rasterizer at each size, and the speed relative to gsplat."""
     often = []
     names = "by       |Gaussians|image    |forward, ms|backward, ms|both, ms|step, ms"
     report.table(f"{names}|gsplat's both / ours|its step / ours|  GiB|waits")
@@ -104,12 +104,12 @@ def step(report: Report) -> None:
                 other = row
     if often:
         report.fail("step", f"a step waits {often[0]['waits']} times, expected once, in tiles")
-    if reason := peers.missing(report.device):
+    if reason := rasterizers.missing(report.device):
         report.say("", f"left out: gsplat ({reason})")
 
 
 def train(report: Report) -> None:
-    """One row for each scene and rasterizer."""
+    """Report one row for each scene and rasterizer."""
     lacking = gpu_train.lacking()
     if lacking or not report.asked.data:
         report.say(f"left out: {lacking or '--data was not given'}")

@@ -1,4 +1,4 @@
-"""The report of a benchmark on a GPU: printed as it comes, and kept as gpu.json and gpu.md."""
+"""The report of `python kernels/bench gpu`: printed as it comes, and kept for gpu.json and gpu.md."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 
 class Report:
-    """What the parts find: printed as it comes, and kept for gpu.json and gpu.md."""
+    """The results of the parts: printed as they come, and kept for gpu.json and gpu.md."""
 
     def __init__(self, asked: argparse.Namespace, device: str) -> None:
         self.asked, self.device = asked, device
@@ -24,7 +24,7 @@ class Report:
         self.folder = Path(asked.out) if asked.out else None
 
     def part(self, name: str, run: Callable[[Report], None]) -> None:
-        """Run one part; what it raises is printed, and the next goes on."""
+        """Run one part; print what it raises, and continue with the next."""
         self.say("", f"## {name}", "")
         start = datetime.now(timezone.utc)
         with self.guarded(name):
@@ -34,14 +34,14 @@ class Report:
 
     @contextmanager
     def guarded(self, name: str) -> Iterator[None]:
-        """What is raised inside fails the part, and what comes after it goes on."""
+        """Count an exception inside the context as a failure of the part, and continue."""
         try:
             yield
         except Exception:
             self.fail(name, traceback.format_exc())
 
     def fail(self, name: str, why: str) -> None:
-        """Note that a part failed, once, and why."""
+        """Record that a part failed, and why."""
         self.say("```", why.rstrip(), "```")
         if name not in self.failed:
             self.failed.append(name)
@@ -52,13 +52,15 @@ class Report:
         self.lines += lines
 
     def table(self, columns: str) -> None:
-        """Begin a table in Markdown, its columns as wide as given between |; rows are shown as they come."""
+        """Begin a Markdown table whose columns are as wide as given between |; rows are printed as they
+        come.
+        """
         self.widths = [len(name) for name in columns.split("|")]
         self.row(*(name.strip() for name in columns.split("|")))
         self.row(*("-" * (width - 1) + "-:"[i > 0] for i, width in enumerate(self.widths)))
 
     def row(self, *cells: str) -> None:
-        """A row of the table: numbers stand to the right, what is left out at the end is empty."""
+        """Add a row to the table: numbers are right-aligned, missing cells at the end are empty."""
         filled = [*cells, *[""] * (len(self.widths) - len(cells))]
         sides = "<" + ">" * (len(filled) - 1)
         padded = (
@@ -67,7 +69,7 @@ class Report:
         self.say(f"| {' | '.join(padded)} |")
 
     def write(self) -> None:
-        """Write what is known by now."""
+        """Write the results so far."""
         if self.folder:
             (self.folder / "gpu.json").write_text(json.dumps(self.found | {"failed": self.failed}, indent=1))
             (self.folder / "gpu.md").write_text("\n".join(self.lines) + "\n")

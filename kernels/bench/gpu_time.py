@@ -1,19 +1,21 @@
-"""Times of the Triton kernels on a device, op by op and as whole steps, beside gsplat's and the reference."""
+"""Times of the Triton kernels on a device, op by op and as whole steps, compared with gsplat and the
+reference.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import peers
+import rasterizers
 import torch
-from clocks import Clock, peak_bytes, waits
-from ops import works
+from gpu_clock import Clock, peak_bytes, waits
+from ops import op_calls
 from workload import synthetic
 
 Row = dict[str, Any]
 Scene = tuple[int, tuple[int, int]]  # Gaussians, image
-Maker = Callable[[], peers.Stepper]
+Maker = Callable[[], rasterizers.Stepper]
 FULL = [(N, size) for N in (50_000, 500_000, 2_000_000) for size in ((960, 540), (1920, 1080))]
 QUICK = [(50_000, (960, 540)), (500_000, (1920, 1080))]
 TINY = [(12, (18, 8))]  # for Triton's interpreter
@@ -21,10 +23,12 @@ SMALL = (2_000, (160, 120))  # what the reference is timed on, too
 
 
 def ops(scene: Scene, clock: Clock, bandwidth: float, fma: float) -> Iterator[Row]:
-    """Forward and backward of each op with cold caches, and the least that its bytes and operations allow."""
+    """Yield the times of forward and backward of each op with cold caches, and the minimum that its bytes and
+    operations allow.
+    """
     N, size = scene
     w = synthetic(N, *size, device=clock.device, backend="gpu")
-    for work in works(w):
+    for work in op_calls(w):
         best, middle = clock(work.call, cold=True)
         limits = {"bytes": work.bytes / bandwidth, "operations": work.flops / fma}
         bound = max(limits, key=limits.__getitem__)
@@ -36,26 +40,28 @@ def ops(scene: Scene, clock: Clock, bandwidth: float, fma: float) -> Iterator[Ro
 
 
 def steps(scene: Scene, clock: Clock) -> Iterator[Row]:
-    """Rasterization forward, its backward, and a whole step: gsplat's where it can run, then ours."""
-    if not peers.missing(clock.device):
-        yield timed("gsplat", stepper(peers.Gsplat, scene, clock, "gpu"), scene, clock)
-    yield timed("triton", stepper(peers.Stepper, scene, clock, "gpu"), scene, clock)
+    """Yield the times of rasterization, its backward pass and a whole step: of gsplat where it can run, then
+    of these kernels.
+    """
+    if not rasterizers.missing(clock.device):
+        yield timed("gsplat", stepper(rasterizers.Gsplat, scene, clock, "gpu"), scene, clock)
+    yield timed("triton", stepper(rasterizers.Stepper, scene, clock, "gpu"), scene, clock)
 
 
 def small(scene: Scene, clock: Clock) -> Iterator[Row]:
-    """The same for few Gaussians by the reference, then ours."""
-    yield timed("reference", stepper(peers.Stepper, scene, clock, "reference"), scene, clock)
-    yield timed("triton", stepper(peers.Stepper, scene, clock, "gpu"), scene, clock)
+    """Yield the same for few Gaussians with the reference, then with these kernels."""
+    yield timed("reference", stepper(rasterizers.Stepper, scene, clock, "reference"), scene, clock)
+    yield timed("triton", stepper(rasterizers.Stepper, scene, clock, "gpu"), scene, clock)
 
 
-def stepper(kind: type[peers.Stepper], scene: Scene, clock: Clock, backend: str) -> Maker:
-    """How to make one, when its turn has come: each has the memory to itself."""
+def stepper(kind: type[rasterizers.Stepper], scene: Scene, clock: Clock, backend: str) -> Maker:
+    """Return a function that makes a stepper when its turn comes, so that each has the memory to itself."""
     N, size = scene
     return lambda: kind(synthetic(N, *size, device=clock.device, backend=backend))
 
 
 def timed(name: str, make: Maker, scene: Scene, clock: Clock) -> Row:
-    """Medians of one rasterizer, its memory in bytes, and how often a step waits."""
+    """Return the medians of one rasterizer, its memory in bytes, and how often a step waits."""
     one = make()
     row: Row = {"by": name, "gaussians": scene[0], "size": scene[1]}
     row["forward"] = clock(one.forward)[1]

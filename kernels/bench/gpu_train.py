@@ -1,4 +1,6 @@
-"""Trains scenes on each rasterizer, each in a process of its own, and counts how often a step waits."""
+"""Training of scenes with each rasterizer, each in a process of its own, and how often a step waits for the
+device.
+"""
 
 from __future__ import annotations
 
@@ -39,13 +41,13 @@ finally:
 
 
 def lacking() -> str:
-    """Which packages that `python -m splatexp` needs are not here, in one line; empty where all are."""
+    """Return which packages that `python -m splatexp` needs are missing, in one line; "" where none is."""
     names = [name for name in NEEDED if find_spec(name) is None]
     return f"not installed: {', '.join(names)}" if names else ""
 
 
 def scenes(folder: str | None) -> dict[str, Path]:
-    """Those of SCENES that a folder holds, as `fox`, `fox_colmap`, ..."""
+    """Return the scenes of SCENES that a folder holds, as `fox`, `fox_colmap`, ..."""
     found = {}
     for name in SCENES if folder else ():
         paths = sorted(path for path in Path(folder or "").glob(f"{name}*") if path.is_dir())
@@ -55,9 +57,9 @@ def scenes(folder: str | None) -> dict[str, Path]:
 
 
 def trained(folder: str | None, steps: int, seconds: float, on_gpu: bool) -> Iterator[dict[str, Any]]:
-    """One row for each scene and rasterizer: PSNR, SSIM, seconds, N, or why it did not train.
+    """Yield one row for each scene and rasterizer: PSNR, SSIM, seconds, N, or why it did not train.
 
-    One rasterizer after the other, the fastest first; what would begin after `seconds` is left out.
+    Rasterizers run one after the other, the fastest first; what would begin after `seconds` is left out.
     """
     found, begun = scenes(folder), perf_counter()
     for raster in RASTERS if on_gpu else ("cpu",):
@@ -75,7 +77,7 @@ def trained(folder: str | None, steps: int, seconds: float, on_gpu: bool) -> Ite
 
 
 def once(overrides: list[str], program: tuple[str, ...] = ("-m", "splatexp")) -> dict[str, Any]:
-    """One run's figures, or the last line that it said."""
+    """Return the figures of one run, or its last line of output."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, *program, *overrides, f"hydra.run.dir={folder}/run"]
         paths = [
@@ -95,7 +97,9 @@ def once(overrides: list[str], program: tuple[str, ...] = ("-m", "splatexp")) ->
 
 
 def waits_per_step(raster: str) -> dict[str, Any]:
-    """Waits of an ordinary training step: what 100 more steps of the built-in scene add, over 100."""
+    """Return the waits of an ordinary training step: those that 100 more steps of the built-in scene add,
+    over 100.
+    """
     counts = []
     for steps in (100, 200):
         overrides = [f"raster={raster}", f"steps={steps}", "log_every=1000", "densify=none", *PLAIN]

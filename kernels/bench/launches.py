@@ -1,7 +1,8 @@
 """Every launch of a Triton kernel that training makes, recorded while the ops run on a tiny scene.
 
-Run as a program, under TRITON_INTERPRET=1: writes JSON, a list of launches, to the file that is its argument.
-So what is compiled ahead of time has the arguments of real calls, and no list of them is kept by hand.
+Run as a program, under TRITON_INTERPRET=1, it writes JSON, a list of launches, to the file that is its
+argument. So the kernels that are compiled ahead of time get the arguments of real calls, and no list of them
+is kept by hand.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ TYPES = {
 
 
 def recorded(ops: Callable[[], None]) -> list[dict[str, Any]]:
-    """What Triton's interpreter launches meanwhile: equal launches once, in the order of the first."""
+    """Return what Triton's interpreter launches during the call: equal launches once, in the order of the
+    first.
+    """
     from triton.runtime.interpreter import InterpretedFunction
 
     found: dict[str, dict[str, Any]] = {}
@@ -42,7 +45,9 @@ def recorded(ops: Callable[[], None]) -> list[dict[str, Any]]:
 
 
 def launch(function: Callable, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """A launch as the compiler needs it: types, constants, which pointers and sizes 16 divides, options."""
+    """Return a launch as the compiler needs it: types, constants, which pointers and sizes 16 divides,
+    options.
+    """
     parameters = inspect.signature(function).parameters
     given = inspect.signature(function).bind(*args, **{k: v for k, v in kwargs.items() if k in parameters})
     given.apply_defaults()
@@ -61,7 +66,7 @@ def launch(function: Callable, args: tuple, kwargs: dict[str, Any]) -> dict[str,
 
 
 def type_of(value: Any) -> str:
-    """The type that Triton gives an argument; None and 1 become constants."""
+    """Return the type that Triton gives an argument; None and 1 become constants."""
     if value is None or (isinstance(value, int) and not isinstance(value, bool) and value == 1):
         return "constexpr"
     if isinstance(value, bool):
@@ -76,12 +81,12 @@ def type_of(value: Any) -> str:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The launches that a file holds."""
+    """Return the launches in a file."""
     return json.loads(path.read_text())
 
 
 def everything() -> None:
-    """A training step, all other ops, and what knobs turn on."""
+    """Run a training step, all other ops, and all options."""
     import torch
 
     from splatexp_kernels.project import project
@@ -106,7 +111,7 @@ def everything() -> None:
 
 
 def blended(p, opacities, tile_size: int, D: int) -> None:
-    """`tiles`, `blend` and `attribute` with every cap and absgrad, on 2x2 tiles."""
+    """Run `tiles`, `blend` and `attribute` with every cap and absgrad, on 2x2 tiles."""
     import torch
 
     from splatexp_kernels.blend import attribute, blend
@@ -124,12 +129,12 @@ def blended(p, opacities, tile_size: int, D: int) -> None:
 
 
 def step() -> Any:
-    """A training step and the other ops as they are called most.  Returns: the workload."""
+    """Run a training step and the other ops as they are usually called; return the workload."""
     import ops
     from workload import synthetic
 
     w = synthetic(GAUSSIANS, *SIZE, backend="gpu")
-    for work in ops.works(w):
+    for work in ops.op_calls(w):
         work.call()
     return w
 

@@ -1,7 +1,8 @@
-"""What the Triton kernels take of a multiprocessor, from an ahead-of-time compile that needs no GPU.
+"""The resources that the Triton kernels use of a multiprocessor, from an ahead-of-time compile that needs no
+GPU.
 
-`python kernels/bench resources`. Beside it stands the least time that each op needs at the rates of a card:
-bytes that must be moved over the bandwidth, operations over the rate of fused multiply-adds.
+Run it with `python kernels/bench resources`. It also reports the minimum time of each op at the rates of a
+card: bytes that must be moved over the bandwidth, operations over the rate of fused multiply-adds.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ CAPABILITY = 90
 WARPS, BLOCKS, REGISTERS, SHARED = 64, 32, 64 * 1024, 228 * 1024
 RESERVED = 1024  # bytes of shared memory that each block costs besides its own
 MEANING = (
-    "blocks of one multiprocessor and their warps, by theory; spills, products of matrices (mma), shuffles"
+    "blocks of one multiprocessor and their warps, in theory; spills, products of matrices (mma), shuffles "
+    "and atomics are instructions in the code"
 )
-MEANING += " and atomics are instructions in the code"
 SPILLS = ("STL", "LDL")  # stores to and loads from local memory
 SHEET = "H100 SXM by its data sheet", 3.35e12, 66.9e12  # bytes and operations of float32 a second
 SCENES = [(N, size) for N in (50_000, 500_000, 2_000_000) for size in ((960, 540), (1920, 1080))]
@@ -58,7 +59,7 @@ class Kernel:
 
     @property
     def blocks(self) -> int:
-        """Blocks that one multiprocessor holds at a time."""
+        """Return the number of blocks that one multiprocessor holds at a time."""
         a_warp = -(-self.registers * 32 // 256) * 256  # registers are given out by 256
         by_registers = REGISTERS // 4 // a_warp * 4 // self.warps  # each quarter has its own
         by_shared = SHARED // (self.shared + RESERVED)
@@ -66,7 +67,7 @@ class Kernel:
 
 
 def recorded(what: str) -> list[dict[str, Any]]:
-    """The launches of `step` or of `all`, from a child under Triton's interpreter."""
+    """Return the launches of `step` or of `all`, from a child process under Triton's interpreter."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "launches.json"
         environment = os.environ | {"TRITON_INTERPRET": "1"}
@@ -78,7 +79,7 @@ def recorded(what: str) -> list[dict[str, Any]]:
 
 
 def compiled(entry: dict[str, Any]) -> Kernel:
-    """Compile one launch for CAPABILITY and read the result."""
+    """Compile one launch for CAPABILITY and return its resources."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -120,7 +121,7 @@ def _words(name: str, value: Any) -> str:
 
 
 def _dumped(cubin: bytes) -> tuple[str, str]:
-    """Resource usage and machine code of a binary, from the tools that Triton brings along."""
+    """Return resource usage and machine code of a binary, from the tools that Triton includes."""
     import triton
 
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
@@ -134,7 +135,7 @@ def _dumped(cubin: bytes) -> tuple[str, str]:
 
 
 def all_compiled(entries: Iterable[dict[str, Any]], processes: int) -> list[Kernel]:
-    """Compile many launches side by side."""
+    """Compile many launches in parallel."""
     if os.environ.get("TRITON_INTERPRET", "0") != "0":
         raise RuntimeError("resources: TRITON_INTERPRET is set, which leaves nothing to compile; unset it")
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
@@ -142,7 +143,7 @@ def all_compiled(entries: Iterable[dict[str, Any]], processes: int) -> list[Kern
 
 
 def report(console: Console, processes: int, scenes: Iterable[tuple[int, tuple[int, int]]] = SCENES) -> None:
-    """Print what every kernel takes, and what every op needs at the least."""
+    """Print the resources of every kernel, and the minimum time of every op."""
     from rich.box import SIMPLE
     from rich.table import Table
 
@@ -179,8 +180,10 @@ def report(console: Console, processes: int, scenes: Iterable[tuple[int, tuple[i
 
 
 def limits(scenes: Iterable[tuple[int, tuple[int, int]]]) -> Any:
-    """The least time of each op on synthetic scenes: measured peaks of this GPU, else those of SHEET."""
-    from ops import works
+    """Return a table of the minimum time of each op on synthetic scenes, from measured peaks of this GPU or
+    those of SHEET.
+    """
+    from ops import op_calls
     from rich.table import Table
     from workload import synthetic
 
@@ -191,7 +194,7 @@ def limits(scenes: Iterable[tuple[int, tuple[int, int]]]) -> Any:
         result.add_column(name, justify="right" if i == 0 or i > 3 else "left")
     for N, (width, height) in scenes:
         total = 0.0
-        for work in works(synthetic(N, width, height)):
+        for work in op_calls(synthetic(N, width, height)):
             by_bytes, by_operations = work.bytes / bandwidth, work.flops / fma
             total += max(by_bytes, by_operations) if work.in_step else 0
             cells = (work.bytes / 1e6, work.flops / 1e9, by_bytes * 1e3, by_operations * 1e3)
@@ -204,12 +207,14 @@ def limits(scenes: Iterable[tuple[int, tuple[int, int]]]) -> Any:
 
 
 def peaks() -> tuple[str, float, float]:
-    """Name, bytes and operations a second: of this machine's GPU, measured now, or else by the data sheet."""
+    """Return name, bytes and operations per second: of this machine's GPU, measured now, or else by the data
+    sheet.
+    """
     import torch
 
     if not torch.cuda.is_available():
         return SHEET
-    from clocks import Clock, bandwidth, fma_rate
+    from gpu_clock import Clock, bandwidth, fma_rate
 
     clock = Clock("cuda", 20, 0.3)
     return f"{torch.cuda.get_device_name()}, measured", bandwidth(clock), fma_rate(clock)

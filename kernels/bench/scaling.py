@@ -1,4 +1,6 @@
-"""Whole steps from few Gaussians to many: time and peak memory, each in its own process, against the law."""
+"""Whole steps from few Gaussians to many: time and peak memory, each in its own process, compared with the
+cost model.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import law
+import cost_model
 from rich.console import Console
 from rich.table import Table
 from timing import timed
@@ -19,14 +21,18 @@ SIZES = ((270, 480), (540, 960), (1080, 1920))
 
 
 def measure(N: int, width: int, height: int) -> dict[str, float]:
-    """One step's best seconds, the process's peak memory in GB, and the counts of the law."""
+    """Return one step's best seconds, the peak memory of the process in GB, and the counts of the cost
+    model.
+    """
     workload = synthetic(N, width, height)
     best, _ = timed(workload.step, least=3, seconds=2.0)
-    return {"seconds": best, "memory": _peak_bytes() / 1e9, **law.counts(workload)}
+    return {"seconds": best, "memory": _peak_bytes() / 1e9, **cost_model.counts(workload)}
 
 
 def _peak_bytes() -> int:
-    """Peak resident memory of this process; on Linux without that of the program that started it."""
+    """Return the peak resident memory of this process; on Linux without that of the program that started
+    it.
+    """
     status = Path("/proc/self/status")
     if status.exists():
         return 1024 * int(status.read_text().partition("VmHWM:")[2].split()[0])
@@ -35,7 +41,7 @@ def _peak_bytes() -> int:
 
 def table(arguments: list[str], console: Console, title: str) -> None:
     """Run every N at every size in a child process with the given arguments, and print the table."""
-    columns = ("Gaussians", "image", "pairs", "ms", "law, ms", "ms / law", "peak memory, GB")
+    columns = ("Gaussians", "image", "pairs", "ms", "model, ms", "ms / model", "peak memory, GB")
     result = Table(title=f"One step of all kernels, forward, backward and update; {title}")
     for i, column in enumerate(columns):
         result.add_column(column, justify="left" if i == 1 else "right")
@@ -43,7 +49,7 @@ def table(arguments: list[str], console: Console, title: str) -> None:
         for width, height in SIZES:
             with console.status(f"{N:,} Gaussians at {width}x{height}"):
                 found = _child([*arguments, "--gaussians", str(N), "--size", f"{width}x{height}"])
-            low, high = law.milliseconds(found)
+            low, high = cost_model.milliseconds(found)
             ms = found["seconds"] * 1e3
             result.add_row(
                 f"{N:,}",

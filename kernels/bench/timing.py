@@ -1,4 +1,4 @@
-"""Timing of one call on a machine that others use, too: the best and the median of several."""
+"""Timing of one call on a machine that may be shared: the best and the median of several calls."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from time import perf_counter
 
 
 def timed(call: Callable[[], object], *, least: int, seconds: float) -> tuple[float, float]:
-    """Best and median seconds of a call, over at least `least` calls and about `seconds`."""
+    """Return the best and median seconds of a call, over at least `least` calls and about `seconds`."""
     call()
     found: list[float] = []
     gc.disable()
@@ -22,7 +22,7 @@ def timed(call: Callable[[], object], *, least: int, seconds: float) -> tuple[fl
 
 
 def peaks(threads: int) -> tuple[float, float]:
-    """GFLOP/s of fused multiply-adds and GB/s of memory that so many threads reach here and now."""
+    """Return GFLOP/s of fused multiply-adds and GB/s of memory that the given threads reach now."""
     from splatexp_kernels import _cpu  # type: ignore[attr-defined]
 
     return _cpu.measure_fma_gflops(threads), _cpu.measure_bandwidth_gbs(threads)

@@ -1,4 +1,4 @@
-"""What the bench works on: N Gaussians, one camera, and what a training step does with them."""
+"""The workload of the bench: N Gaussians, one camera, and what a training step does with them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DEGREE = 3
 
 @dataclass
 class Workload:
-    """Activated parameters, each [N,...], before one camera of width x height pixels."""
+    """Activated parameters, each [N,...], in front of one camera of width x height pixels."""
 
     name: str
     params: dict[str, Tensor]
@@ -46,7 +46,7 @@ class Workload:
 
     @property
     def device(self) -> torch.device:
-        """Where all tensors are."""
+        """Return the device of all tensors."""
         return self.viewmats.device
 
     @property
@@ -54,7 +54,7 @@ class Workload:
         return self.width, self.height
 
     def forward(self) -> tuple[Tensor, Tensor, Tiles, Tensor]:
-        """Image, alpha, tile lists and radii."""
+        """Return image, alpha, tile lists and radii."""
         x, by = self.params, {"backend": self.backend}
         flat = x["means"], x["quats"], x["scales"], x["opacities"]
         p = project(*flat, self.viewmats, self.Ks, *self.size, **by)
@@ -65,7 +65,9 @@ class Workload:
         return image, alpha, t, p.radii
 
     def step(self) -> None:
-        """One training step of all kernels: forward, backward, update. Learning rate 0 keeps the workload."""
+        """Run one training step of all kernels: forward, backward, update. Learning rate 0 keeps the workload
+        the same.
+        """
         image = self.forward()[0]
         ssim(image, self.target, backend=self.backend).mean().backward()
         self.update()
@@ -73,7 +75,7 @@ class Workload:
             tensor.grad = None
 
     def update(self) -> None:
-        """Adam on every parameter that has a gradient."""
+        """Run Adam on every parameter that has a gradient."""
         self.steps += 1
         for name, tensor in self.params.items():
             if tensor.grad is not None:
@@ -83,12 +85,12 @@ class Workload:
 def synthetic(
     N: int, width: int, height: int, *, seed: int = 0, device: str = "cpu", backend: str = "cpu"
 ) -> Workload:
-    """Gaussians spread like those of a scene that was trained on photos.
+    """Return Gaussians distributed like those of a scene that was trained on photos.
 
-    Five of six lie in the frame, half of them faint; at 60k and 270x480 their deviations are
-    log-normal around 2.4 by 1.2 px, a visible one lies in 3 tiles and a pixel composites 54. Sizes follow
-    the pixels per Gaussian, so that a pixel is covered equally often at every N and resolution: a scene with
-    more Gaussians has finer ones.
+    Five of six lie in the frame, half of them with low opacity; at 60k and 270x480 their deviations are
+    log-normal around 2.4 by 1.2 px, a visible one lies in 3 tiles and a pixel composites 54. Sizes follow the
+    pixels per Gaussian, so that a pixel is covered equally often at every N and resolution: a scene with more
+    Gaussians has finer ones.
     """
     g = torch.Generator().manual_seed(seed)
     focal = 1.2 * max(width, height)
@@ -113,7 +115,7 @@ def synthetic(
 
 
 def trained(folder: str, width: int, height: int) -> Workload:
-    """A finished run's Gaussians before its first held-out camera, resized."""
+    """Return a finished run's Gaussians in front of its first held-out camera, resized."""
     from splatexp.commands.open_run import open_run
 
     _, scene, splats = open_run(folder)
@@ -131,7 +133,7 @@ def trained(folder: str, width: int, height: int) -> Workload:
 
 
 def ply(path: str, width: int, height: int) -> Workload:
-    """Gaussians of a .ply, seen along +z from one and a half times their extent away."""
+    """Return the Gaussians of a .ply, seen along +z from one and a half times their extent away."""
     from splatexp.io.ply import load_ply
 
     raw = load_ply(path)
@@ -156,5 +158,5 @@ def _degree_three(shN: Tensor) -> Tensor:
 
 
 def floats(*tensors: Tensor) -> int:
-    """Numbers that the tensors hold together."""
+    """Return how many numbers the tensors hold together."""
     return sum(prod(tensor.shape) for tensor in tensors)

@@ -1,8 +1,9 @@
-"""The kernels of Gaussian splatting, each as `reference` (torch, readable) and `cpu` (C++, SIMD, threads).
+"""The kernels of Gaussian splatting; each op has several backends: `reference` (torch, readable), `cpu` (C++,
+SIMD, threads), `gpu` (Triton).
 
-One package per op: `project`, `sh`, `tiles`, `blend`, `blend2d`, `ssim`, `adam`, `noise`. `entropy`, `draw`:
-numpy arrays, no torch. Here stand only the switches of the CPU backend, which imports lazily: `import
-splatexp_kernels` needs no torch.
+There is one package per op: `project`, `sh`, `tiles`, `blend`, `blend2d`, `ssim`, `adam`, `noise`; `entropy`
+and `draw` take numpy arrays and need no torch. This module holds only the switches of the CPU backend, which
+is imported lazily: `import splatexp_kernels` needs no torch.
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
 def extension() -> ModuleType:
-    """The compiled extension; raises ImportError with the remedy if it was not built."""
+    """Return the compiled extension.
+
+    Raises: ImportError, with the remedy, where it was not built.
+    """
     try:
         return importlib.import_module("splatexp_kernels._cpu")
     except ImportError as error:
@@ -30,25 +34,34 @@ def extension() -> ModuleType:
 
 
 def isa() -> str:
-    """The instruction set in use, `avx512`, `avx2` or `portable`: the best unless `set_isa` chose."""
+    """Return the instruction set in use, `avx512`, `avx2` or `portable`: the best one unless `set_isa` chose
+    another.
+    """
     return extension().isa()
 
 
 def isas() -> list[str]:
-    """The instruction sets that this processor can run, best first."""
+    """Return the instruction sets that this processor can run, best first."""
     return extension().isas()
 
 
 def set_isa(name: str) -> None:
-    """Use another instruction set from now on; ValueError if the processor lacks it."""
+    """Use the given instruction set from now on.
+
+    Raises: ValueError where the processor lacks it.
+    """
     extension().set_isa(name)
 
 
 def set_num_threads(threads: int) -> None:
-    """Threads of the CPU kernels; 0 = all that the machine has. The results do not depend on it."""
+    """Set the number of threads of the CPU kernels; 0: all that the machine has. The results do not depend on
+    it.
+    """
     extension().set_num_threads(threads)
 
 
 def get_num_threads() -> int:
-    """Threads that the CPU kernels use: fewer than were set where the system would not start as many."""
+    """Return the number of threads of the CPU kernels: fewer than were set where the system would not start
+    as many.
+    """
     return extension().get_num_threads()

@@ -1,6 +1,7 @@
-"""Constants that every backend of every op shares. Source: Kerbl et al. 2023 and the code of its authors.
+"""Constants that every backend of every op shares; `kernels/cpp/constants.h` repeats them for C++, and a test
+keeps both equal.
 
-`kernels/cpp/constants.h` repeats them for C++; a test holds the two equal.
+Source: Kerbl et al. 2023 and the code of its authors.
 """
 
 ALPHA_MIN = 1.0 / 255.0  # a Gaussian fainter than this at a pixel is skipped there

@@ -1,4 +1,4 @@
-"""`blend2d` of one image, forward alone, of numpy arrays through the CPU backend: needs no torch."""
+"""`blend2d` of one image, forward only, of numpy arrays through the CPU backend; needs no torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Floats = NDArray[np.floating]
 
 
 def pairs_of(means: Floats, radii: Floats, width: int, height: int) -> int:
-    """About how many pairs of tile and Gaussian `draw` lists, 24 bytes each: no fewer than there are."""
+    """Return an upper estimate of the pairs of tile and Gaussian that `draw` lists, 24 bytes each."""
     tiles = np.array([-(-width // TILE_SIZE), -(-height // TILE_SIZE)])
     low = np.floor((means - radii) / TILE_SIZE).clip(0, tiles)
     high = np.ceil((means + radii) / TILE_SIZE + 1).clip(0, tiles)
@@ -34,11 +34,11 @@ def draw(
     top_k: int = 0,
     background: Floats,
 ) -> Floats:
-    """Draw N Gaussians of weight 1 as `blend2d` does; see there.
+    """Draw N Gaussians of weight 1, as `blend2d` does.
 
     Args:
         means: [N,2] px; conics: [N,3] px^-2; radii: [N,2] px, above 0; colors: [N,D], D up to 8; all float32.
-        width, height: the image, px.
+        width, height: size of the image, px.
         mode: sum or normalized; top_k: as in `blend2d`, at most 32.
         background: [D] float32.
 

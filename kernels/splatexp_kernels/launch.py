@@ -1,8 +1,8 @@
 """What the Triton kernels of all ops share: constants, grids, rows of a few words, vectors, rotations.
 
-Importing this module imports Triton, so only a `gpu.py` and the door to it do so.
-Under TRITON_INTERPRET=1 (read once, here and by each `@triton.jit`) kernels run in numpy, on tensors of any
-device: exact, and slow, for tests. Everywhere else they are compiled for the current CUDA device.
+Importing this module imports Triton, so only a `gpu.py` and `dispatch` do so. Under TRITON_INTERPRET=1 (read
+once, here and by each `@triton.jit`) kernels run in numpy, on tensors of any device: exact and slow, for
+tests. Everywhere else they are compiled for the current CUDA device.
 """
 
 import triton
@@ -24,13 +24,13 @@ LN2 = tl.constexpr(0.6931471805599453)
 
 
 def blocks(count: int, size: int) -> int:
-    """How many blocks of `size` it takes to hold `count`."""
+    """Return the number of blocks of `size` that hold `count` items."""
     return triton.cdiv(count, size)
 
 
 @triton.jit
 def stack(vectors):
-    """[B, n] out of a tuple of n vectors [B], n a power of two.
+    """Join a tuple of n vectors [B] to [B, n], n a power of two.
 
     A thread holds all columns of its rows, so nothing moves until the result is stored: rows of more than 16
     bytes then pass through shared memory, so that neighbouring threads write neighbouring words.
@@ -52,7 +52,7 @@ def _joined(tensors):
 
 @triton.jit
 def columns(x):
-    """The n columns [B] of x [B, n], n a power of two, as a tuple: what was loaded together is used apart."""
+    """Split x [B, n], n a power of two, into a tuple of its n columns [B]."""
     return _columns((x,))
 
 
@@ -84,68 +84,68 @@ def _evens_and_odds(x):
 
 @triton.jit
 def load_rows(pointers, SIZE: tl.constexpr, mask):
-    """SIZE words, 2 or 4, in one load from each of [B] pointers, as a tuple; 0 outside the mask."""
+    """Load SIZE words, 2 or 4, in one load from each of [B] pointers, as a tuple; 0 outside the mask."""
     return columns(tl.load(pointers[:, None] + tl.arange(0, SIZE)[None, :], mask[:, None], 0.0))
 
 
 @triton.jit
 def store_rows(pointers, values, mask):
-    """Two or four words in one store to each of [B] pointers."""
+    """Store two or four words in one store to each of [B] pointers."""
     tl.store(pointers[:, None] + tl.arange(0, len(values))[None, :], stack(values), mask[:, None])
 
 
 @triton.jit
 def load3(pointers, mask):
-    """Three words in a row from each of [B] pointers, as a tuple; 0 outside the mask."""
+    """Load three consecutive words from each of [B] pointers, as a tuple; 0 outside the mask."""
     return tl.load(pointers, mask, 0.0), tl.load(pointers + 1, mask, 0.0), tl.load(pointers + 2, mask, 0.0)
 
 
 @triton.jit
 def store3(pointers, values, mask):
-    """Three words in a row to each of [B] pointers."""
+    """Store three consecutive words to each of [B] pointers."""
     for k in tl.static_range(3):
         tl.store(pointers + k, values[k], mask)
 
 
 @triton.jit
 def dot(a, b):
-    """Scalar product of tuples of three, as those below are."""
+    """Return the scalar product of two tuples of three numbers."""
     return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
 
 @triton.jit
 def plus(a, b):
-    """a + b."""
+    """Return a + b."""
     return a[0] + b[0], a[1] + b[1], a[2] + b[2]
 
 
 @triton.jit
 def times(a, b):
-    """Elementwise product."""
+    """Return the elementwise product."""
     return a[0] * b[0], a[1] * b[1], a[2] * b[2]
 
 
 @triton.jit
 def combined(a, A, b, B):
-    """a A + b B, of scalars a and b."""
+    """Return a A + b B, where a and b are scalars."""
     return a * A[0] + b * B[0], a * A[1] + b * B[1], a * A[2] + b * B[2]
 
 
 @triton.jit
 def applied(M, a):
-    """M a, where M holds the columns of a matrix; Mᵀ a, where it holds the rows."""
+    """Return M a, where M holds the columns of a matrix; or Mᵀ a, where it holds the rows."""
     return plus(combined(a[0], M[0], a[1], M[1]), (a[2] * M[2][0], a[2] * M[2][1], a[2] * M[2][2]))
 
 
 @triton.jit
 def where3(mask, a):
-    """a where the mask holds, else 0."""
+    """Return a where the mask holds, else 0."""
     return tl.where(mask, a[0], 0.0), tl.where(mask, a[1], 0.0), tl.where(mask, a[2], 0.0)
 
 
 @triton.jit
 def unit(quat):
-    """A quaternion (w, x, y, z) over its length, and 1/length; not finite for length 0."""
+    """Return a quaternion (w, x, y, z) divided by its length, and 1/length; not finite for length 0."""
     w, x, y, z = quat
     inverse = 1 / tl.sqrt(w * w + x * x + y * y + z * z)
     return (w * inverse, x * inverse, y * inverse, z * inverse), inverse
@@ -153,7 +153,7 @@ def unit(quat):
 
 @triton.jit
 def axes(quat):
-    """Columns of the rotation matrix of a unit quaternion (w, x, y, z)."""
+    """Return the columns of the rotation matrix of a unit quaternion (w, x, y, z)."""
     w, x, y, z = quat
     first = (1 - 2 * (y * y + z * z), 2 * (x * y + w * z), 2 * (x * z - w * y))
     second = (2 * (x * y - w * z), 1 - 2 * (x * x + z * z), 2 * (y * z + w * x))

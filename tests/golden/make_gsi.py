@@ -32,7 +32,7 @@ def main() -> None:
                 found.update(values.astype("<i4").tobytes())
         symbols[name], pictures[name] = found.hexdigest(), decode(data)
     (folder / "symbols.json").write_text(json.dumps(symbols, indent=2) + "\n")
-    np.savez_compressed(folder / "pictures.npz", **pictures)
+    np.savez_compressed(folder / "images.npz", **pictures)
 
 
 if __name__ == "__main__":

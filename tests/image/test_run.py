@@ -8,7 +8,7 @@ import pytest
 import torch
 from omegaconf import open_dict
 from PIL import Image
-from support import planes
+from support import image_cases
 
 from splatexp.commands import evaluate, render, view
 from splatexp.commands.open_run import open_run
@@ -27,7 +27,7 @@ def run(tmp_path):
 
     def made(*words, folder="run", **shape):
         path = tmp_path / f"disc{shape.get('channels', 3)}{shape.get('bits', 8)}.png"
-        planes.save(path, **shape)
+        image_cases.save(path, **shape)
         bare = [
             "preset=image",
             f"data.path={path}",
@@ -63,7 +63,7 @@ def test_a_run_fits_the_picture_and_leaves_numbers_pictures_and_a_checkpoint(run
     assert losses[-1] < 0.5 * losses[0] and "opacity_mean" in rows_of(folder)[0]
     with Image.open(folder / "renders" / "plain" / "disc38.png") as picture:
         shown = np.asarray(picture).astype(np.float32) / 255
-    assert np.abs(shown - planes.pixels()).mean() < 0.02
+    assert np.abs(shown - image_cases.pixels()).mean() < 0.02
     assert not list(folder.glob("point_cloud.*")) and not (folder / "turntable.mp4").exists()
     again, scene, rows = open_run(folder)
     assert isinstance(rows, Splats2D) and len(rows) == 80 and again.is_image and scene.test_is_train
@@ -231,7 +231,7 @@ def test_what_does_not_apply_is_refused_in_one_line(run, words, said):
 
 
 def test_a_picture_without_its_preset_is_told_of_it(tmp_path):
-    planes.save(tmp_path / "disc.png")
+    image_cases.save(tmp_path / "disc.png")
     with pytest.raises(ConfigError, match=r"model: expected image with data=image.*preset=image sets all"):
         build(compose([f"data.path={tmp_path / 'disc.png'}"]))
     with pytest.raises(ConfigError, match="model: expected image with data=image, got SceneModel"):
@@ -254,7 +254,7 @@ def test_a_run_of_old_knows_its_model_and_optimizer(tmp_path, capsys):
 
 
 def test_sweeps_take_pictures(command, tmp_path, capsys):
-    planes.save(tmp_path / "disc.png")
+    image_cases.save(tmp_path / "disc.png")
     words = ["preset=image", "data.path=disc.png", "model.count=30", "steps=10", "tracker=[]", "threads=1"]
     assert command("-m", *words, "model.covariance=log_cholesky,direct", "hydra.sweep.dir=out") == 0
     psnrs = [json.loads((tmp_path / "out" / n / "metrics.json").read_text())["psnr"] for n in ("0", "1")]

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import splatexp_kernels as sk
-from splatexp_kernels import door
+from splatexp_kernels import dispatch
 
 ISAS = ("avx512", "avx2", "portable")
 CHEAP = ["reference", *(f"cpu-{isa}" for isa in ISAS)]
@@ -39,7 +39,7 @@ def quiet_arithmetic():
 @pytest.fixture(autouse=True)
 def gpu_needs_the_interpreter(request):
     """Tests named after the GPU hand over tensors of the CPU; compiled kernels are checked by the bench."""
-    if "gpu" in request.node.nodeid and not door.interpreted():
+    if "gpu" in request.node.nodeid and not dispatch.interpreted():
         pytest.skip("Triton's interpreter is off or Triton missing; `python kernels/bench gpu` checks a GPU")
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from support.kernel_cases import alphas_by_pixel, assert_close, beside_cutoffs, flat
 
-from splatexp_kernels.blend import ALWAYS, LEFT_OUT, Attribution, attribute, blend
+from splatexp_kernels.blend import DEFAULT_FIELDS, LEAVE_ONE_OUT_FIELDS, Attribution, attribute, blend
 from splatexp_kernels.constants import ALPHA_MAX, ALPHA_MIN, T_MIN
 from splatexp_kernels.tiles import tiles
 
@@ -24,7 +24,7 @@ def target_of(f, dtype):
 
 def attributed(f, M, backend, dtype, *, want=(), **knobs):
     geometry = [tensor.to(dtype) for tensor in (f.means2d, f.conics, f.opacities)]
-    if set(want) & set(LEFT_OUT):
+    if set(want) & set(LEAVE_ONE_OUT_FIELDS):
         cap = knobs.get("max_splats_per_pixel", 0)
         colors, background = f.colors.to(dtype), f.background.to(dtype)
         image, _ = blend(
@@ -42,7 +42,9 @@ def held_against(actual, expected, tolerance, touched, contested):
         found, counted = getattr(actual, name), tensor.dtype == torch.int32
         assert found.dtype == torch.int32 if counted else found.is_floating_point(), name
         where = ~(touched | contested) if name == "dominant" else ~touched
-        allowed = 2 * tolerance if name in LEFT_OUT else tolerance  # a square has twice the relative error
+        allowed = (
+            2 * tolerance if name in LEAVE_ONE_OUT_FIELDS else tolerance
+        )  # a square has twice the relative error
         assert_close(name, found, tensor, 0 if counted else allowed, where=where)
 
 
@@ -71,7 +73,7 @@ def test_cpu_agrees_with_reference(size, M, isa):
     whole = attributed(f, M, "cpu", torch.float32, threshold=0.4, want=ALL)
     touched, undecided = beside_cutoffs(f)[1], contested(f)
     held_against(whole, expected._asdict(), 5e-6, touched, undecided)
-    held_against(cheap, {name: getattr(expected, name) for name in ALWAYS}, 5e-6, touched, undecided)
+    held_against(cheap, {name: getattr(expected, name) for name in DEFAULT_FIELDS}, 5e-6, touched, undecided)
 
 
 @cache
@@ -189,7 +191,7 @@ def test_only_what_is_wanted_comes(backend):
         found = attributed(f, 3, backend, dtype, want={name})
         for other in ALL:
             value = getattr(found, other)
-            assert (value is not None) == (other == name or other in ALWAYS), (name, other)
+            assert (value is not None) == (other == name or other in DEFAULT_FIELDS), (name, other)
             assert value is None or torch.equal(value, getattr(whole, other)), (name, other)
 
 

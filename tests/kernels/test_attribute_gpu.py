@@ -6,7 +6,7 @@ from kernels.test_attribute import ALL, attributed, contested, held_against
 from kernels.test_attribute import composed as composed_one_by_one
 from support.kernel_cases import beside_cutoffs, flat
 
-from splatexp_kernels.blend import ALWAYS, attribute
+from splatexp_kernels.blend import DEFAULT_FIELDS, attribute
 from splatexp_kernels.tiles import tiles
 
 gpu = pytest.importorskip("splatexp_kernels.blend.gpu_attribute", reason="Triton is not installed")
@@ -23,7 +23,7 @@ def compared(f, M, *, tile_size=16, want=ALL, **knobs):
     )
     tiled(f, tile_size=tile_size)
     found = attributed(f, M, "gpu", torch.float32, threshold=0.4, want=want, **knobs)
-    names = {*want, *ALWAYS}
+    names = {*want, *DEFAULT_FIELDS}
     assert {name for name, value in found._asdict().items() if value is not None} == names
     named = {name: value for name, value in expected._asdict().items() if name in names}
     held_against(found, named, 5e-6, beside_cutoffs(f)[1], contested(f))
@@ -83,7 +83,7 @@ def test_only_what_is_wanted_comes():
         found = attributed(f, 3, "gpu", torch.float32, want={name})
         for other in ALL:
             value = getattr(found, other)
-            assert (value is not None) == (other == name or other in ALWAYS), (name, other)
+            assert (value is not None) == (other == name or other in DEFAULT_FIELDS), (name, other)
             assert value is None or torch.equal(value, getattr(whole, other)), (name, other)
 
 
@@ -94,12 +94,12 @@ def test_the_same_bits_every_time_and_nothing_unseen_is_read():
     for name in ("means2d", "conics", "opacities"):
         getattr(f, name)[hidden] = torch.nan
     second = attributed(f, 1, "gpu", torch.float32, want=("dominant",))
-    for name in (*ALWAYS, "dominant"):
+    for name in (*DEFAULT_FIELDS, "dominant"):
         assert torch.equal(getattr(first, name), getattr(second, name)), name
         assert (getattr(second, name)[hidden] == 0).all(), name
 
 
 def test_gpu_refuses_other_tiles():
     f = tiled(flat(5, 1, 9, 5), "cpu")
-    with pytest.raises(ValueError, match="tiles: expected those of backend 'gpu', got another"):
+    with pytest.raises(ValueError, match="tiles: expected lists of backend 'gpu', got those"):
         attribute(f.means2d, f.conics, f.opacities, f.tiles, 9, 5, torch.rand(1, 5, 9, 1), backend="gpu")

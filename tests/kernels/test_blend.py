@@ -274,7 +274,7 @@ def test_cpu_says_what_it_cannot_do():
     with pytest.raises(ValueError, match="absgrad: .* at most 8 channels, got 9"):
         blend(*inputs, f.tiles, f.width, f.height, absgrad=torch.zeros(1, 30, 2))
     other = tiles(f.means2d, f.radii, f.depths, f.width, f.height, backend="reference")
-    with pytest.raises(ValueError, match="tiles: expected those of backend 'cpu'"):
+    with pytest.raises(ValueError, match="tiles: expected lists of backend 'cpu'"):
         blend(*inputs, other, f.width, f.height)
 
 

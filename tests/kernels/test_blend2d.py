@@ -5,8 +5,8 @@ import re
 
 import pytest
 import torch
+from support.blend2d_cases import GRADED, KINDS, blended, edges_of, expected_of, hold, listed, picture
 from support.kernel_cases import assert_close
-from support.plane_cases import GRADED, KINDS, blended, edges_of, expected_of, hold, listed, picture
 
 import splatexp_kernels as sk
 from splatexp_kernels.blend import blend
@@ -227,6 +227,6 @@ def test_what_is_refused():
     refused("top_k: expected 0 with mode 'alpha', got 2", f, mode="alpha", top_k=2)
     refused("weights: expected [C, N] with C=1, N=5, got (1, 4)", f, weights=torch.ones(1, 4))
     refused("background: expected [C, D] with C=1, D=3, got (1, 2)", f, background=torch.zeros(1, 2))
-    refused("tiles: expected those of 1 images of 96x40", f, width=96)
+    refused("tiles: expected lists for 1 images of 96x40", f, width=96)
     refused("top_k: backend 'cpu' offers at most 32, got 33", listed(f, "cpu"), backend="cpu", top_k=33)
     assert MODES == ("sum", "normalized", "alpha")  # the order that cpp/ops.h counts them in

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from support.plane_cases import KINDS, blended, edges_of, hold, listed, picture
+from support.blend2d_cases import KINDS, blended, edges_of, hold, listed, picture
 
 gpu = pytest.importorskip("splatexp_kernels.blend2d.gpu", reason="Triton is not installed")
 from kernels.test_blend2d import refused  # noqa: E402
@@ -20,8 +20,15 @@ CASES = [  # N, C, width, height, D; tile size
 ]
 
 
-@pytest.mark.parametrize("mode, top_k", KINDS)
-@pytest.mark.parametrize("case, tile_size", CASES, ids=str)
+def crossed():
+    """Every case with every kind; a third of them is quick, in which each case and each kind is there."""
+    for i, (case, tile_size) in enumerate(CASES):
+        for j, (mode, top_k) in enumerate(KINDS):
+            marks = () if (i + j) % 3 == 0 else pytest.mark.slow
+            yield pytest.param(case, tile_size, mode, top_k, marks=marks)
+
+
+@pytest.mark.parametrize("case, tile_size, mode, top_k", list(crossed()), ids=str)
 def test_gpu_agrees_with_reference(case, tile_size, mode, top_k):
     f = picture(*case, most=1.0 if mode == "alpha" else 2.0)
     expected = blended(listed(f, "reference"), "reference", mode=mode, top_k=top_k)

@@ -206,7 +206,7 @@ def test_gpu_and_cpu_refuse_each_others_tiles():
     inputs = [f.means2d, f.conics, f.colors, f.opacities]
     for made, other in (("gpu", "cpu"), ("cpu", "gpu"), ("reference", "gpu")):
         t = tiles(f.means2d, f.radii, f.depths, 9, 5, backend=made)
-        with pytest.raises(ValueError, match=f"tiles: expected those of backend '{other}', got another"):
+        with pytest.raises(ValueError, match=f"tiles: expected lists of backend '{other}', got those"):
             blend(*inputs, t, 9, 5, backend=other)
     t = tiles(f.means2d[:, :5], f.radii[:, :5], f.depths[:, :5], 9, 5, backend="gpu")
     with pytest.raises(ValueError, match=r"tiles: expected those of \[1, 9\] Gaussians, got \[1, 5\]"):

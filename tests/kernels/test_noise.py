@@ -3,7 +3,7 @@ import torch
 from support.kernel_cases import assert_close, scene
 
 import splatexp_kernels as sk
-from splatexp_kernels import door
+from splatexp_kernels import dispatch
 from splatexp_kernels.noise import noise
 from splatexp_kernels.noise.reference import normals, philox
 from splatexp_kernels.project.reference import rotations
@@ -21,7 +21,7 @@ def moved(s, backend, dtype, **knobs):
     """Means after one step of noise."""
     means = s.means.to(dtype).clone()
     tensors = [tensor.to(dtype) for tensor in (s.quats, s.scales, s.opacities)]
-    knobs = {"rate": 3.0, "seed": 2**40 + 7, "step": 12, **knobs}
+    knobs = {"lr": 3.0, "seed": 2**40 + 7, "step": 12, **knobs}
     noise(means, *tensors, s.uid, backend=backend, **knobs)
     return means
 
@@ -85,14 +85,14 @@ def test_gpu_agrees_with_reference(N, knobs):
 
 
 def test_moves_by_the_covariance(backend, monkeypatch):
-    if door.interpreted():  # one program of all rows: the interpreter pays for programs
+    if dispatch.interpreted():  # one program of all rows: the interpreter pays for programs
         monkeypatch.setattr("splatexp_kernels.noise.gpu.BLOCK", 2**17)
     dtype = torch.float64 if backend == "reference" else torch.float32
     N = 100_000
     quats, scales = torch.tensor([0.5, 1.0, -0.3, 0.2]), torch.tensor([1.0, 0.5, 0.1])
     means, opacities = torch.zeros(N, 3, dtype=dtype), torch.full((N,), 0.005, dtype=dtype)
     rows = [row.to(dtype).expand(N, -1) for row in (quats, scales)]
-    noise(means, *rows, opacities, torch.arange(N), rate=2.0, seed=0, step=0, backend=backend)
+    noise(means, *rows, opacities, torch.arange(N), lr=2.0, seed=0, step=0, backend=backend)
     axes = rotations(quats.double()[None])[0]
     sigma = axes @ torch.diag(scales.double() ** 2) @ axes.T
     assert_close("covariance", torch.cov(means.T), sigma @ sigma, 0.03)  # rate 2 and gate 1/2
@@ -102,10 +102,10 @@ def test_what_is_opaque_rests(backend):
     dtype = torch.float64 if backend == "reference" else torch.float32
     s = faint(200)
     s.opacities[::2] = 0.5
-    found = moved(s, backend, dtype, rate=1e6)
+    found = moved(s, backend, dtype, lr=1e6)
     assert torch.equal(found[::2], s.means.to(dtype)[::2])
     assert (found[1::2] != s.means.to(dtype)[1::2]).any(1).all()
-    weaker = moved(s, backend, dtype, rate=1e6, sharpness=1.0)
+    weaker = moved(s, backend, dtype, lr=1e6, sharpness=1.0)
     assert (weaker[::2] != s.means.to(dtype)[::2]).any(1).all()
 
 
@@ -133,10 +133,10 @@ def test_seed_and_step_matter(backend):
     dtype = torch.float64 if backend == "reference" else torch.float32
     s = faint(50)
     plain = moved(s, backend, dtype)
-    for knob in ({"seed": 7}, {"seed": 2**40 + 8}, {"step": 13}, {"step": 2**32 + 12}, {"rate": 2.0}):
+    for knob in ({"seed": 7}, {"seed": 2**40 + 8}, {"step": 13}, {"step": 2**32 + 12}, {"lr": 2.0}):
         assert not torch.equal(moved(s, backend, dtype, **knob), plain), knob
     assert torch.equal(moved(s, backend, dtype), plain)
-    assert torch.equal(moved(s, backend, dtype, rate=0.0), s.means.to(dtype))
+    assert torch.equal(moved(s, backend, dtype, lr=0.0), s.means.to(dtype))
 
 
 def test_broken_rows_rest(backend):
@@ -153,13 +153,13 @@ def test_broken_rows_rest(backend):
 def test_reference_refuses():
     s = faint(5)
     rows = [s.quats, s.scales, s.opacities]
-    knobs = {"rate": 1.0, "seed": 0, "step": 0, "backend": "reference"}
+    knobs = {"lr": 1.0, "seed": 0, "step": 0, "backend": "reference"}
     with pytest.raises(ValueError, match="means: expected a contiguous tensor"):
         noise(torch.zeros(3, 5).T, *rows, s.uid, **knobs)
     with pytest.raises(TypeError, match="uid: expected int64, got int32"):
         noise(s.means, *rows, s.uid.int(), **knobs)
     with pytest.raises(ValueError, match="uid: expected .5., got .4,."):
         noise(s.means, *rows, s.uid[:4], **knobs)
-    for name, value in {"rate": -1.0, "sharpness": -1.0, "threshold": 2.0, "seed": -1, "step": -1}.items():
+    for name, value in {"lr": -1.0, "sharpness": -1.0, "threshold": 2.0, "seed": -1, "step": -1}.items():
         with pytest.raises(ValueError, match=f"{name}: expected "):
             noise(s.means, *rows, s.uid, **{**knobs, name: value})

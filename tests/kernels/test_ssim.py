@@ -42,9 +42,9 @@ def test_reference_gradient_by_finite_differences():
 
 
 def test_reference_agrees_with_torchmetrics_inside():
-    from splatexp.evaluation.metrics import mend_torchvision
+    from splatexp.evaluation.metrics import patch_torchvision_import
 
-    mend_torchvision()
+    patch_torchvision_import()
     from torchmetrics.functional.image import structural_similarity_index_measure
 
     image, target = (x.double() for x in pair(2, 40, 37, 3))

@@ -28,7 +28,7 @@ def assert_lists_equal(means2d, radii, depths, width, height, **knobs):
 
 def assert_slots_lead_back(t):
     """Pairs lie Gaussian after Gaussian, tile after tile: `slots` is where a list's entry was emitted."""
-    slots, ranks, offsets, boxes, bounds, _ = t.private
+    slots, ranks, offsets, boxes, bounds, _ = t.backend_data
     assert sorted(slots.tolist()) == list(range(len(slots)))
     assert torch.equal(ranks[slots.long()], ranks.new_tensor(sum(whole_lists(t, bounds), [])))
     assert torch.equal(ranks.long(), torch.arange(len(t.order)).repeat_interleave(offsets.diff()))

@@ -17,13 +17,13 @@ from support import gsplat_stand_in, tiny
 from support.gsplat_stand_in import bound
 
 from splatexp.config.build import build, compose
-from splatexp.densify import Fixed, Rule, Ruled
+from splatexp.densify import NoDensification, Rule, RuleStrategy
 from splatexp.losses.photometric import Loss
 from splatexp.raster.gsplat import Gsplat
 from splatexp.run import distributed
 from splatexp.schedules.schedule import Schedule
-from splatexp.system.process_group import leads
-from splatexp.system.signals import Signals, Stopped
+from splatexp.system.process_group import is_main_process
+from splatexp.system.signals import StoppedBySignal, StopSignals
 from splatexp.train.loop import train
 from splatexp.train.optimizer import Adam
 from splatexp.train.recipe import Recipe
@@ -33,8 +33,15 @@ from splatexp_kernels.sh import sh
 from splatexp_kernels.tiles import tiles
 
 STEPS, EVERY, CAP = 6, 4, 90
-PARTS = {"loss": Loss(ssim=0.0, l1=1.0), "optimizer": Adam(), "schedule": Schedule(sh_every=2), "seed": 3}
-GROW = Ruled(every=2, start=0, max_gaussians=CAP, grow=Rule("clone", "grad2d_mean", "top", share=0.3))
+PARTS = {
+    "loss": Loss(ssim=0.0, l1=1.0),
+    "optimizer": Adam(),
+    "schedule": Schedule(sh_degree_interval=2),
+    "seed": 3,
+}
+GROW = RuleStrategy(
+    every=2, start=0, max_gaussians=CAP, grow=Rule("clone", "grad2d_mean", "top", max_fraction=0.3)
+)
 
 
 def rows():
@@ -93,7 +100,7 @@ def rasterization(*args, **kwargs):
 
 def loop(rank: int, folder: Path, case: str) -> dict[str, Any]:
     """The training loop; the leader leaves its rows, and what it was called with."""
-    splats, signals, called, logged = rows(), Signals(), [], []
+    splats, signals, called, logged = rows(), StopSignals(), [], []
     if rank:  # what the others begin with is of no account
         splats.means.detach().add_(7)
 
@@ -105,10 +112,10 @@ def loop(rank: int, folder: Path, case: str) -> dict[str, Any]:
         called.append([step, len(whole)])
         torch.save(whole.state_dict(), folder / f"{step}.pt")
         if signals.caught:
-            raise Stopped(signals.caught)
+            raise StoppedBySignal(signals.caught)
 
-    run, raster = distributed.over(train, signals, EVERY), Gsplat(distributed=True)
-    densify = GROW if case == "grow" else Fixed(max_gaussians=CAP)
+    run, raster = distributed.distribute_training(train, signals, EVERY), Gsplat(distributed=True)
+    densify = GROW if case == "grow" else NoDensification(max_gaussians=CAP)
     if case == "stop" and rank:
         signals.caught = 15  # only one of them hears it
     try:
@@ -124,9 +131,9 @@ def loop(rank: int, folder: Path, case: str) -> dict[str, Any]:
             on_step=on_step,
         )
         end = "done"
-    except Stopped as stop:
+    except StoppedBySignal as stop:
         end = str(stop)
-    assert leads() == (rank == 0)
+    assert is_main_process() == (rank == 0)
     if not rank:
         torch.save(splats.state_dict(), folder / "end.pt")
     return {"end": end, "called": called, "logged": logged, "rows": len(splats)}
@@ -139,11 +146,11 @@ def whole(rank: int, folder: Path) -> dict[str, Any]:
     words += ["evaluate.turntable=false", "raster=gsplat", "raster.distributed=true", "regularizer=[]"]
     run = build(compose(words))
     scene, state = run.prepare(folder / f"run{rank}")
-    news = state.news
+    messages = state.messages
     result = run.fit(scene, state, folder / f"run{rank}")
     if not rank:
         torch.save({}, folder / "end.pt")
-    return {"psnr": result.get("psnr"), "rows": len(state.splats), "news": news}
+    return {"psnr": result.get("psnr"), "rows": len(state.splats), "messages": messages}
 
 
 def main(rank: int, folder: Path, case: str) -> None:
@@ -152,7 +159,7 @@ def main(rank: int, folder: Path, case: str) -> None:
     dist.init_process_group("gloo", store=store, rank=rank, world_size=2, timeout=timedelta(seconds=60))
     gsplat.rasterization = rasterization
     Gsplat.device, Gsplat.backend = torch.device("cpu"), "reference"
-    Gsplat.require, Gsplat.why = lambda self: None, "gsplat stands in"
+    Gsplat.ensure_available, Gsplat.selection_note = lambda self: None, "gsplat stands in"
     said = whole(rank, folder) if case == "run" else loop(rank, folder, case)
     (folder / f"said{rank}.json").write_text(json.dumps(said))
     dist.destroy_process_group()  # its threads must end before the interpreter does

@@ -32,12 +32,34 @@ SIM = simulated_device.device()  # before anything is differentiated
 STEPS = 9
 PENALTIES = ["erank", "opacity_logit", "opacity", "scale", "screen_size", "sh", "flatness", "transmittance"]
 CASES = {
-    "adc": [f"regularizer=[{','.join(PENALTIES)}]", "regularizer.opacity_logit.every=1", "regularizer.opacity_logit.stop=0"]
+    "adc": [
+        f"regularizer=[{','.join(PENALTIES)}]",
+        "regularizer.opacity_logit.every=1",
+        "regularizer.opacity_logit.stop=0",
+    ]
     + [f"regularizer.{name}.start=0" for name in ("erank", "opacity_logit", "flatness")],
-    "mcmc": ["importance=logit", "importance.budget=0.5", "optimizer.sparse=true", "optimizer.weight_decay.shN=0.1"]
-    + ["optimizer.weight_decay.log_scales=0.1", "optimizer.weight_decay.opacity_logits=0.1", "optimizer.update_every=[2]"],
-    "error_tag": ["densify.prune_unimportant.threshold=0.99", "importance.every=2", "importance.sample_size=20"],
-    "improved": ["dropout.p=0.2", "smoothing.variance=0.2", "smoothing.every=5", "schedule.sh_degree_interval=2"],
+    "mcmc": [
+        "importance=logit",
+        "importance.budget=0.5",
+        "optimizer.sparse=true",
+        "optimizer.weight_decay.shN=0.1",
+    ]
+    + [
+        "optimizer.weight_decay.log_scales=0.1",
+        "optimizer.weight_decay.opacity_logits=0.1",
+        "optimizer.update_every=[2]",
+    ],
+    "error_tag": [
+        "densify.prune_unimportant.threshold=0.99",
+        "importance.every=2",
+        "importance.sample_size=20",
+    ],
+    "improved": [
+        "dropout.p=0.2",
+        "smoothing.variance=0.2",
+        "smoothing.every=5",
+        "schedule.sh_degree_interval=2",
+    ],
     "taming": ["importance=mask", "schedule.downscale_factors=[2,1]", "schedule.downscale_until=[4]"],
     "se3": ["camera=se3", "camera.start=0", "camera.focal_lr=1e-3", "batch=2"],
     "orbit": ["camera=orbit", "camera.start=0"],
@@ -65,7 +87,9 @@ def fit(name, words, raster, splats, steps=STEPS, **more):
     chosen = "none" if name in (*STILL, "everything") else name
     run = build(compose(["preset=[]", f"densify={chosen}", *words]))
     control = RuleStrategy(**EVERYTHING, every=3, start=0, stop=8) if name == "everything" else run.densify
-    control, learned = (toy_scene.compress_schedule(each, STEPS / 15000) for each in (control, run.importance))
+    control, learned = (
+        toy_scene.compress_schedule(each, STEPS / 15000) for each in (control, run.importance)
+    )
     penalties = {key: value for key, value in run.regularizer.items() if key != "transmittance"}
     recipe = copy(run)
     recipe.raster, recipe.densify, recipe.importance, recipe.steps = raster, control, learned, steps
@@ -164,7 +188,9 @@ def test_a_run_its_checkpoints_and_its_numbers(tmp_path, monkeypatch):
             tmp_path / "rest"
         )
         run = build(compose(there))
-        image = render_view(toy_scene.toy_splats(4.0).to(SIM), run.raster, run.data.load(), run.data.load().test[0].camera)
+        image = render_view(
+            toy_scene.toy_splats(4.0).to(SIM), run.raster, run.data.load(), run.data.load().test[0].camera
+        )
         assert image.device == SIM and image.shape == (1, 24, 24, 3)
     assert result["psnr"] == pytest.approx(wanted["psnr"], abs=1e-9)
     assert result["ssim"] == pytest.approx(wanted["ssim"], abs=1e-9)
@@ -226,7 +252,9 @@ def test_a_loss_that_is_not_finite_is_found_a_step_late_and_never_saved():
         with pytest.raises(FloatingPointError, match="step 4"):
             record.check_pending_loss()
         record.check_pending_loss()
-        assert record.steps_since_row == 2 and StepLog.from_state_dict(record.state_dict()).steps_since_row == 2
+        assert (
+            record.steps_since_row == 2 and StepLog.from_state_dict(record.state_dict()).steps_since_row == 2
+        )
 
 
 def test_a_step_that_went_wrong_there_leaves_no_checkpoint(tmp_path, monkeypatch):
@@ -249,7 +277,9 @@ def test_a_step_that_went_wrong_there_leaves_no_checkpoint(tmp_path, monkeypatch
 def test_memory_of_a_device_is_told():
     from splatexp.run.memory_budget import oom_advice
 
-    assert devices.memory_use(torch.device("cpu")) is None and devices.peak_memory(torch.device("cpu")) is None
+    assert (
+        devices.memory_use(torch.device("cpu")) is None and devices.peak_memory(torch.device("cpu")) is None
+    )
     with simulation():
         assert devices.memory_use(SIM) == (1000, Module.free) and devices.peak_memory(SIM) == 1000
         assert "0 MB in use, 1.1 GB available" in oom_advice(1000, 64, 64, 0, device=SIM)
@@ -279,4 +309,8 @@ def test_memory_that_runs_out_there_is_shrunk_and_the_run_goes_on(tmp_path, monk
         ):
             result = run.fit(scene, begun, tmp_path)
         assert begun.splats.means.device == SIM and len(begun.splats) <= begun.oom_reductions[0]["to"]
-    assert full.calls == 7 and result["run"]["oom_reductions"] == begun.oom_reductions and begun.oom_reductions[0]["step"] == 3
+    assert (
+        full.calls == 7
+        and result["run"]["oom_reductions"] == begun.oom_reductions
+        and begun.oom_reductions[0]["step"] == 3
+    )

@@ -16,15 +16,15 @@ os.environ["TRITON_INTERPRET"] = "1"
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "kernels" / "bench"), str(ROOT / "kernels"), str(ROOT)]
 
-import clocks  # noqa: E402
 import gpu  # noqa: E402
 import gpu_check  # noqa: E402
+import gpu_clock  # noqa: E402
 import gpu_parts  # noqa: E402
 import gpu_time  # noqa: E402
 import gpu_train  # noqa: E402
 import gsplat  # noqa: E402
 import numpy  # noqa: E402
-import peers  # noqa: E402
+import rasterizers  # noqa: E402
 import torch  # noqa: E402
 
 from splatexp_kernels.blend import blend  # noqa: E402
@@ -86,10 +86,10 @@ def simulate() -> None:
     torch.cuda.max_memory_allocated = lambda: 2**30
     torch.cuda.get_device_properties = lambda device: SimpleNamespace(**CARD)
     gpu.place = lambda interpret: ("cpu:0", "")
-    clocks.FLUSH, clocks.COPIED, clocks.ADDED, clocks.WARM_UPS = 1, 1 << 10, (1, 16, 1), 0
+    gpu_clock.FLUSH, gpu_clock.COPIED, gpu_clock.ADDED, gpu_clock.WARM_UPS = 1, 1 << 10, (1, 16, 1), 0
     gpu_parts.REPEATS = 1, 0.0
     gpu_time.FULL, gpu_time.SMALL = [*gpu_time.TINY, (5, (0, 0))], gpu_time.TINY[0]
-    peers.missing, gsplat.rasterization = lambda device: "", rasterization
+    rasterizers.missing, gsplat.rasterization = lambda device: "", rasterization
     gpu_check.findings = partial(tiny_findings, gpu_check.findings)
     gpu_train.once = once
     numpy.seterr(all="ignore")

@@ -19,7 +19,7 @@ import torch
 
 import splatexp_kernels as sk
 from splatexp_kernels.adam import adam
-from splatexp_kernels.blend import LEFT_OUT, attribute, blend
+from splatexp_kernels.blend import LEAVE_ONE_OUT_FIELDS, attribute, blend
 from splatexp_kernels.project import project
 from splatexp_kernels.sh import sh
 from splatexp_kernels.ssim import ssim
@@ -93,7 +93,7 @@ def call_attribute(x):
     p, colors = x["projected"], x["sh0"].reshape(1, N, 3)
     found = attribute(
         p.means2d, p.conics, x["opacities"][None], x["tiles"], *SIZE, x["image"],
-        want=("distance", *LEFT_OUT), colors=colors, image=x["image"], target=x["target"],
+        want=("distance", *LEAVE_ONE_OUT_FIELDS), colors=colors, image=x["image"], target=x["target"],
     )  # fmt: skip
     return [tensor for tensor in found if tensor is not None]
 

@@ -6,7 +6,7 @@ from splatexp.cameras.pinhole import Camera, look_at
 from splatexp.data.scene import Scene, View
 from splatexp.gaussians.splats import Splats
 from splatexp.raster.backends import Reference
-from splatexp.train.initialization import Model
+from splatexp.train.initialization import SceneModel
 
 torch.set_num_threads(1)  # a second thread has nothing to do here but wait for the first
 
@@ -28,8 +28,8 @@ def cameras(count: int = 6, width: int = 20, height: int = 16) -> Camera:
 
 def splats(count: int = 60, seed: int = 0, **settings) -> Splats:
     """Coloured Gaussians at the points."""
-    model = Model(**{"sh_degree": 1, "init_opacity": 0.7, **settings})
-    return model.at(*points(count, seed), extent=2.0)
+    model = SceneModel(**{"sh_degree": 1, "init_opacity": 0.7, **settings})
+    return model.from_points(*points(count, seed), extent=2.0)
 
 
 def scene(**more) -> Scene:

@@ -1,6 +1,7 @@
-"""Adam in Triton, one pass over memory.
+"""Adam in Triton, in one pass over memory.
 
-Neighbouring threads take neighbouring words, whatever a row's length; those of resting rows are not read.
+Neighbouring threads take neighbouring words, whatever a row's length; words of rows that are not updated are
+not read.
 """
 
 import torch
@@ -29,7 +30,7 @@ def _step(
     param, grad, exp_avg, exp_avg_sq, visible, count, rate, beta1, rest1, beta2, rest2, correction, eps,
     COLUMNS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """A block of words. The number of columns is constant, so that a word's row costs no division.
+    """Update a block of words. The number of columns is constant, so that a word's row costs no division.
 
     The hint keeps a thread from taking four neighbours, which a mask would store one by one.
     """

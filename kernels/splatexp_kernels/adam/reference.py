@@ -1,6 +1,7 @@
 """One Adam step in place, in plain torch.
 
-Source: Kingma and Ba 2015, algorithm 1; resting rows: Mallick et al. 2024, "Taming 3DGS", section 3.3.
+Source: Kingma and Ba 2015, algorithm 1; rows that are not updated: Mallick et al. 2024, "Taming 3DGS",
+    section 3.3.
 """
 
 import torch

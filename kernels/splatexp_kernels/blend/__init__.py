@@ -1,15 +1,15 @@
-"""Front-to-back alpha blending of projected Gaussians, and their share in the pixels."""
+"""Front-to-back alpha blending of projected Gaussians, and the attribution of pixels to Gaussians."""
 
 from collections.abc import Collection
 
 import torch
 from torch import Tensor
 
-from splatexp_kernels import door
-from splatexp_kernels.blend.reference import ALWAYS, LEFT_OUT, Attribution
+from splatexp_kernels import dispatch
+from splatexp_kernels.blend.reference import DEFAULT_FIELDS, LEAVE_ONE_OUT_FIELDS, Attribution
 from splatexp_kernels.tiles.reference import Tiles
 
-__all__ = ["ALWAYS", "LEFT_OUT", "Attribution", "attribute", "blend", "check_tiles"]
+__all__ = ["DEFAULT_FIELDS", "LEAVE_ONE_OUT_FIELDS", "Attribution", "attribute", "blend", "check_tiles"]
 
 
 def blend(
@@ -31,15 +31,15 @@ def blend(
     Args:
         means2d: [C,N,2] px, pixel centres at +0.5.
         conics: [C,N,3] px^-2, the inverse 2D covariance [[a, b], [b, c]].
-        colors: [C,N,D] any D from 1 on; depths or features may stand among them.
+        colors: [C,N,D] with any D from 1 on; depths or features may be among the channels.
         opacities: [C,N] in [0,1], compensated already.
-        tiles: from `tiles` for the same Gaussians and image size, whose `radii` are those of these opacities:
-            `project` must have seen them. Backend `cpu` loses parts of Gaussians where they differ.
-        width, height: the image, px.
+        tiles: result of `tiles` for the same Gaussians and image size. Its `radii` must be those of these
+            opacities, as `project` returns them; otherwise backend `cpu` loses parts of Gaussians.
+        width, height: size of the image, px.
         background: [C,D] shown through what remains transparent; None: 0.
         max_splats_per_pixel: where above 0, a pixel stops after that many contributions.
-        absgrad: [C,N,2] px^-1, overwritten by backward with the sum over pixels of |d loss / d means2d|;
-            backend `cpu` offers it for D up to 8, `gpu` up to 4.
+        absgrad: [C,N,2] px^-1, overwritten by the backward pass with the sum over pixels of |d loss / d
+            means2d|; backend `cpu` offers it for D up to 8, `gpu` up to 4.
 
     Returns: image [C,H,W,D] and alpha [C,H,W,1] = 1 - remaining transmittance.
     Gradients: means2d, conics, colors, opacities, background.
@@ -50,11 +50,11 @@ def blend(
         "means2d": (means2d, "C N 2"), "conics": (conics, "C N 3"), "colors": (colors, "C N D"),
         "opacities": (opacities, "C N"), "background": (background, "C D"), "absgrad": (absgrad, "C N 2"),
     }  # fmt: skip
-    sizes = door.check(backend, tensors)
-    door.check_range("colors.shape[2]", sizes["D"], 1)
-    door.check_range("max_splats_per_pixel", max_splats_per_pixel, 0)
+    sizes = dispatch.check_tensors(backend, tensors)
+    dispatch.check_range("colors.shape[2]", sizes["D"], 1)
+    dispatch.check_range("max_splats_per_pixel", max_splats_per_pixel, 0)
     check_tiles(tiles, sizes["C"], width, height)
-    return door.implementation("blend", backend).blend(
+    return dispatch.backend_module("blend", backend).blend(
         means2d, conics, colors, opacities, tiles, width, height,
         background=background, max_splats_per_pixel=max_splats_per_pixel, absgrad=absgrad,
     )  # fmt: skip
@@ -77,16 +77,18 @@ def attribute(
     target: Tensor | None = None,
     backend: str = "cpu",
 ) -> Attribution:
-    """Share of N Gaussians in M pixel maps per image, with the exact weights of `blend`. No gradients.
+    """Return the share of N Gaussians in M pixel maps per image, with the exact weights of `blend`; no
+    gradients.
 
     Args:
         means2d, conics, opacities, tiles, width, height, max_splats_per_pixel: as for `blend`.
         maps: [C,H,W,M] pixel values, such as errors or edges; M may be 0.
         threshold: a map's pixel above it counts as a hit.
-        want: names of further fields of `Attribution`; the first five always come, each other costs time.
+        want: names of further fields of `Attribution`; DEFAULT_FIELDS are always computed, each other one
+            costs time.
         colors: [C,N,3] as blended.
-        image: [C,H,W,3] that `blend` made of them, its background included.
-        target: [C,H,W,3] what the image should be. These three are for the fields LEFT_OUT.
+        image: [C,H,W,3] that `blend` made of them, with its background.
+        target: [C,H,W,3] the image to be reached. These three are needed for LEAVE_ONE_OUT_FIELDS.
 
     Returns: Attribution.
     Raises: ValueError, TypeError for arguments; RuntimeError, ImportError for a missing backend.
@@ -100,25 +102,25 @@ def attribute(
         "maps": (maps, "C H W M"), "colors": (colors, "C N 3"), "image": (image, "C H W 3"),
         "target": (target, "C H W 3"),
     }  # fmt: skip
-    sizes = door.check(backend, tensors)
+    sizes = dispatch.check_tensors(backend, tensors)
     if (sizes["H"], sizes["W"]) != (height, width):
         raise ValueError(f"maps: expected [C, {height}, {width}, M], got {tuple(maps.shape)}")
-    door.check_range("threshold", threshold, -torch.inf)
-    door.check_range("max_splats_per_pixel", max_splats_per_pixel, 0)
+    dispatch.check_range("threshold", threshold, -torch.inf)
+    dispatch.check_range("max_splats_per_pixel", max_splats_per_pixel, 0)
     check_tiles(tiles, sizes["C"], width, height)
     left_out = _left_out(want, {"colors": colors, "image": image, "target": target})
-    return door.implementation("blend", backend).attribute(
+    return dispatch.backend_module("blend", backend).attribute(
         means2d.detach(), conics.detach(), opacities.detach(), tiles, width, height, maps.detach(),
         threshold=threshold, max_splats_per_pixel=max_splats_per_pixel, want=want, **left_out,
     )  # fmt: skip
 
 
 def _left_out(want: Collection[str], inputs: dict[str, Tensor | None]) -> dict[str, Tensor | None]:
-    """What the fields LEFT_OUT are made of, detached; None where they are not wanted."""
+    """Return the inputs of LEAVE_ONE_OUT_FIELDS, detached; None where those are not wanted."""
     for name in want:
         if name not in Attribution._fields:
             raise ValueError(f"want: expected names among {', '.join(Attribution._fields)}, got {name!r}")
-    names = [name for name in LEFT_OUT if name in want]
+    names = [name for name in LEAVE_ONE_OUT_FIELDS if name in want]
     if not names:
         return dict.fromkeys(inputs)
     for name, tensor in inputs.items():
@@ -128,11 +130,15 @@ def _left_out(want: Collection[str], inputs: dict[str, Tensor | None]) -> dict[s
 
 
 def check_tiles(tiles: Tiles, cameras: int, width: int, height: int) -> None:
-    """Hold tile lists against the number and the size of the images; ValueError where they do not fit."""
+    """Check tile lists against the number and the size of the images.
+
+    Raises: ValueError where they do not fit.
+    """
     covered = -(-width // tiles.tile_width), -(-height // tiles.tile_height)
     made_for = len(tiles.starts) // max(tiles.tiles_x * tiles.tiles_y, 1)
     if covered != (tiles.tiles_x, tiles.tiles_y) or made_for != cameras:
         raise ValueError(
-            f"tiles: expected those of {cameras} images of {width}x{height}, got {made_for} images in"
+            f"tiles: expected lists for {cameras} images of {width}x{height}, got lists for "
+            f"{made_for} images in"
             f" {tiles.tiles_x}x{tiles.tiles_y} tiles of {tiles.tile_width}x{tiles.tile_height} px"
         )

@@ -4,7 +4,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from splatexp_kernels import _cpu  # type: ignore[attr-defined]
-from splatexp_kernels.blend.reference import ALWAYS, Attribution
+from splatexp_kernels.blend.reference import DEFAULT_FIELDS, Attribution
 
 FIELDS = Attribution._fields
 MAPPED, COUNTS = ("weighted", "hits", "covered"), ("hits", "pixels", "dominant")
@@ -19,7 +19,7 @@ def blend(
     if absgrad is not None and colors.shape[2] > D:
         raise ValueError(f"absgrad: backend 'cpu' offers it for at most {D} channels, got {colors.shape[2]}")
     for i in range(0, colors.shape[2], D):
-        # more channels than the kernel is compiled for go through it in turns; alpha is the first turn's
+        # more channels than the kernel is compiled for are blended in several passes; alpha is of the first
         some = colors if colors.shape[2] <= D else colors[..., i : i + D]
         behind = None if background is None else background[:, i : i + D]
         images.append(
@@ -42,8 +42,8 @@ def attribute(
     image, target = (None if picture is None else picture.contiguous() for picture in (image, target))
     records = opacities.new_empty(len(tiles.order), _cpu.record_floats(colors.shape[2]))
     pairs = opacities.new_empty(len(tiles.ids), _cpu.PAIR_FLOATS)
-    wanted, parts, at_once = {*ALWAYS, *want}, [], _cpu.MAX_MAPS
-    if wanted != {*ALWAYS}:
+    wanted, parts, at_once = {*DEFAULT_FIELDS, *want}, [], _cpu.MAX_MAPS
+    if wanted != {*DEFAULT_FIELDS}:
         at_once = _cpu.MAX_MAPS_RICH
     for i in range(0, max(maps.shape[3], 1), at_once):
         some = maps[..., i : i + at_once].contiguous()
@@ -53,7 +53,7 @@ def attribute(
             records, pairs, *part, image, target,
         )  # fmt: skip
         parts.append(part)
-        wanted &= {*ALWAYS, "covered"}  # what has no maps is in the first part
+        wanted &= {*DEFAULT_FIELDS, "covered"}  # fields without maps are in the first part
     if len(parts) == 1:
         return parts[0]
     return parts[0]._replace(
@@ -62,7 +62,7 @@ def attribute(
 
 
 def _zeros(name, opacities, maps):
-    """A field of `Attribution` before any pixel."""
+    """Return a field of `Attribution` before any pixel."""
     shape = (*opacities.shape, maps.shape[3]) if name in MAPPED else opacities.shape
     return opacities.new_zeros(shape, dtype=torch.int32 if name in COUNTS else None)
 
@@ -120,10 +120,10 @@ class _Blend(torch.autograd.Function):
 
 
 def lists_of(tiles, shape, width, height):
-    """The tile lists as the extension takes them, and the radii that they were made from."""
-    if len(tiles.private) != 3:
-        raise ValueError("tiles: expected those of backend 'cpu', got another backend's")
-    slots, first, radii = tiles.private
+    """Return the tile lists as the extension takes them, and the radii that they were made from."""
+    if len(tiles.backend_data) != 3:
+        raise ValueError("tiles: expected lists of backend 'cpu', got those of a different backend")
+    slots, first, radii = tiles.backend_data
     if tuple(radii.shape[:2]) != tuple(shape):
         raise ValueError(f"tiles: expected those of {list(shape)} Gaussians, got {list(radii.shape[:2])}")
     lists = _cpu.Lists(

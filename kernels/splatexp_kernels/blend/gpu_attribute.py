@@ -26,7 +26,7 @@ from splatexp_kernels.blend.gpu_tile import (
     slot_of,
     zeros,
 )
-from splatexp_kernels.blend.reference import ALWAYS, LEFT_OUT, Attribution
+from splatexp_kernels.blend.reference import DEFAULT_FIELDS, LEAVE_ONE_OUT_FIELDS, Attribution
 from splatexp_kernels.launch import ALPHA_MAX, ALPHA_MIN, T_MIN, blocks
 
 MAX_MAPS, MAX_MAPS_RICH = 4, 2  # at a time, the second where more is wanted than always comes
@@ -48,7 +48,7 @@ def attribute(
     )
     pictures = None if colors is None else (image.contiguous(), target.contiguous())
     parts, want = [], {*want}
-    at_once = MAX_MAPS_RICH if want - {*ALWAYS} else MAX_MAPS
+    at_once = MAX_MAPS_RICH if want - {*DEFAULT_FIELDS} else MAX_MAPS
     for i in range(0, max(maps.shape[3], 1), at_once):
         some = maps[..., i : i + at_once].contiguous()
         parts.append(
@@ -73,8 +73,8 @@ def _attributed(records, tiles, lists, maps, pictures, threshold, cap, want) -> 
         *["weighted", "hits"] * M,
         *["covered"] * M * ("covered" in want),
     ]
-    fields += ["distance"] * ("distance" in want) + [*LEFT_OUT] * left_out
-    F, tile, N = len(fields), tiles.tile_width, tiles.private[-1].shape[1]
+    fields += ["distance"] * ("distance" in want) + [*LEAVE_ONE_OUT_FIELDS] * left_out
+    F, tile, N = len(fields), tiles.tile_width, tiles.backend_data[-1].shape[1]
     sums = maps.new_empty(F, len(ranks))
     found = maps.new_zeros(F, C * N)
     dominant = torch.zeros(C * N if "dominant" in want else 1, dtype=torch.int32, device=maps.device)
@@ -85,7 +85,7 @@ def _attributed(records, tiles, lists, maps, pictures, threshold, cap, want) -> 
         len(ranks), W, H, tiles.tiles_x, tiles.tiles_y, len(tiles.order), cap, float(threshold),
         M=M, F=F, TILE=tile, G=GAUSSIANS_LEFT_OUT if left_out else GAUSSIANS, CAP=cap > 0,
         COVERED="covered" in want, DISTANCE="distance" in want, DOMINANT="dominant" in want,
-        LEFT_OUT=left_out, num_warps=WARPS[tile], maxnreg=REGISTERS[tile],
+        LEAVE_ONE_OUT_FIELDS=left_out, num_warps=WARPS[tile], maxnreg=REGISTERS[tile],
     )  # fmt: skip
     if len(ranks) >= CHUNK:
         _fold[(len(ranks) // CHUNK,)](sums, ranks, len(ranks), F=F, CHUNK=CHUNK, num_warps=1)
@@ -105,7 +105,9 @@ def _named(fields, found, dominant, M, want) -> Attribution:
         empty = found.new_zeros(*found.shape[1:], 0)
         value = (torch.stack(rows, -1) if rows else empty) if name in MAPPED else rows[0]
         values[name] = value.int() if name in COUNTS else value
-    return Attribution(**{name: v for name, v in values.items() if name not in LEFT_OUT or name in want})
+    return Attribution(
+        **{name: v for name, v in values.items() if name not in LEAVE_ONE_OUT_FIELDS or name in want}
+    )
 
 
 @triton.jit(do_not_specialize=["pairs", "visible", "cap"])
@@ -113,11 +115,11 @@ def _attribute(
     first, second, third, ids, slots, starts, ends, bounds, order, maps, image, target, sums, dominant,
     pairs, width, height, across, down, visible, cap, threshold,
     M: tl.constexpr, F: tl.constexpr, TILE: tl.constexpr, G: tl.constexpr, CAP: tl.constexpr,
-    COVERED: tl.constexpr, DISTANCE: tl.constexpr, DOMINANT: tl.constexpr, LEFT_OUT: tl.constexpr,
+    COVERED: tl.constexpr, DISTANCE: tl.constexpr, DOMINANT: tl.constexpr, LEAVE_ONE_OUT_FIELDS: tl.constexpr,
 ):  # fmt: skip
     """Walks a tile's list as `blend` does; a block's sums over the tile's pixels go to its slots."""
     P: tl.constexpr = TILE * TILE
-    CHANNELS: tl.constexpr = 3 if LEFT_OUT else 0
+    CHANNELS: tl.constexpr = 3 if LEAVE_ONE_OUT_FIELDS else 0
     tile, start_pixel, place, inside, x, y = pixels_of(width, height, across, down, TILE)
     through, taken = tl.where(inside, 1.0, 0.0), tl.zeros([P], tl.int32)
     values = _channels(maps + start_pixel * M, place, inside, M)
@@ -131,12 +133,12 @@ def _attribute(
     going = k < count
     while going:
         splats, shades = block_of(
-            (first, second, third), ids + start, k, count, visible, 3 if LEFT_OUT else 1, G
+            (first, second, third), ids + start, k, count, visible, 3 if LEAVE_ONE_OUT_FIELDS else 1, G
         )
         alpha, exponent, dx, dy = alphas_of(splats, x, y)
         weights, through, taken = composited(alpha, through, taken, cap, G, P, CAP)
         found = _plain(weights, values, dx, dy, threshold, M, COVERED, DISTANCE)
-        if LEFT_OUT:
+        if LEAVE_ONE_OUT_FIELDS:
             extra, behind = _left_out(weights, alpha, splats, shades, behind, residual)
             found = found + extra
         row = k + tl.arange(0, G)
@@ -202,7 +204,9 @@ def _plain(
 
 @triton.jit
 def _left_out(weights, alpha, splats, shades, behind, residual):
-    """The fields LEFT_OUT of a block (kernels/README.md, "blend": dC), and what lies behind it."""
+    """The fields LEAVE_ONE_OUT_FIELDS of a block (kernels/README.md, "blend": dC), and what lies behind
+    it.
+    """
     odds = tl.where(weights > 0, alpha * reciprocal(1 - alpha), 0.0)
     squares, cross, slope = tl.zeros_like(alpha), tl.zeros_like(alpha), tl.zeros_like(alpha)
     rest = ()

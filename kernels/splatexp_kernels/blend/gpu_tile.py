@@ -57,9 +57,9 @@ def quads_of(records):
 
 def private_of(tiles, shape):
     """What `tiles` of this backend left for it: slots, ranks, offsets, boxes, bounds."""
-    if len(tiles.private) != 6:
-        raise ValueError("tiles: expected those of backend 'gpu', got another backend's")
-    *lists, depths = tiles.private
+    if len(tiles.backend_data) != 6:
+        raise ValueError("tiles: expected lists of backend 'gpu', got those of a different backend")
+    *lists, depths = tiles.backend_data
     if depths.shape != shape:
         raise ValueError(f"tiles: expected those of {list(shape)} Gaussians, got {list(depths.shape)}")
     return lists

@@ -16,10 +16,11 @@ from splatexp_kernels.constants import ALPHA_MAX, ALPHA_MIN, T_MIN
 
 
 class Attribution(NamedTuple):
-    """What each Gaussian contributed to C images, summed over the pixels it contributes to; None: not wanted.
+    """The contribution of each Gaussian to C images, summed over the pixels it contributes to; None: not
+    computed.
 
-    The last three say what leaving it out would do, all others staying as they are: the image would lose
-    dC = alpha dC/dalpha, and r = image - target becomes r - dC.
+    The last three fields describe the effect of removing it while all others stay as they are: the image
+    would lose dC = alpha dC/dalpha, and r = image - target becomes r - dC.
     """
 
     weight_sum: Tensor  # [C,N] sum of w
@@ -35,8 +36,8 @@ class Attribution(NamedTuple):
     sensitivity: Tensor | None = None  # [C,N] sum of (sum over channels of dC/dg)^2, alpha = opacity g
 
 
-ALWAYS = ("weight_sum", "weight_max", "weighted", "hits", "pixels")  # fields that need not be wanted
-LEFT_OUT = ("removal", "removal_loss", "sensitivity")  # fields that need colors, image and target
+DEFAULT_FIELDS = ("weight_sum", "weight_max", "weighted", "hits", "pixels")  # fields that are always computed
+LEAVE_ONE_OUT_FIELDS = ("removal", "removal_loss", "sensitivity")  # fields that need colors, image and target
 
 
 def blend(
@@ -97,7 +98,9 @@ def attribute(
             sums["sensitivity"][splats] += torch.where(alphas < ALPHA_MAX, slope, 0).square().sum(0)
     counts = {name: sums[name].int() for name in ("hits", "pixels", "dominant")}
     found = {name: tensor.unflatten(0, (C, N)) for name, tensor in (sums | counts).items()}
-    return Attribution(**{name: found[name] for name in Attribution._fields if name in (*ALWAYS, *want)})
+    return Attribution(
+        **{name: found[name] for name in Attribution._fields if name in (*DEFAULT_FIELDS, *want)}
+    )
 
 
 def _loss_without(weights, alphas, colors, image):

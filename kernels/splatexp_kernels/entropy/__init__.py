@@ -1,7 +1,7 @@
-"""Adaptive range coding of integers, in integers alone: every machine writes and reads the same bytes.
+"""Adaptive range coding of integers, in integer arithmetic: every machine writes and reads the same bytes.
 
-Needs no torch. What a number costs is learned while it is written, from the numbers before it; `Column` says
-what each number is likened to.
+It needs no torch. The cost of a number is learned while numbers are coded; a `Column` says in which context
+each number is coded.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ Ints = NDArray[np.integer]
 
 
 class EntropyError(ValueError):
-    """Data that no encoder has written."""
+    """The data were not written by an encoder."""
 
 
 class Column(NamedTuple):
-    """One thing that is known of each of n numbers: numbers of equal contexts are likened to each other.
+    """One context for each of n numbers: numbers in equal contexts share a model.
 
-    The first column of a call should be the coarsest: where a context of a column is new, it begins with what
-    the column before it expects. All columns are mixed, and how much each is worth is learned too.
+    The first column of a call should be the coarsest: a new context of a column starts from the prediction of
+    the column before it. The predictions of all columns are mixed, with weights that are learned too.
 
     Attributes:
-        contexts: [n] from 0 on; None: all the same.
+        contexts: [n] from 0 on; None: all are equal.
         size: contexts are below it, at most 65536.
-        previous: [n] rows of the same call, each earlier than the number itself, or -1, whose numbers are
-            part of the context too; None: no such thing.
-        reach: numbers of `previous` beyond it, on both sides of 0, are all the same; at most 64.
+        previous: [n] rows of the same call, each earlier than the number itself, or -1; the numbers of these
+            rows are part of the context. None: no such part.
+        reach: numbers of `previous` are clipped to [-reach, reach]; at most 64.
     """
 
     contexts: Ints | None = None
@@ -46,22 +46,24 @@ class Column(NamedTuple):
 
 
 class Coder(Protocol):
-    """Both directions: an encoder returns the values that it was given, a decoder those that it found."""
+    """Both directions of coding: an encoder returns the values that it was given, a decoder those that it
+    reads.
+    """
 
     def integers(
         self, bank: str, columns: list[Column], n: int, values: Ints | None = None,
         *, shift: Ints | None = None, sign: bool = True,
     ) -> Ints:  # fmt: skip
-        """n whole numbers of less than 31 bits and a sign.
+        """Code n whole numbers of less than 31 bits and a sign.
 
         Args:
-            bank: a name; the models of one name go on from call to call.
-            columns: what is known, one to eight.
-            n: how many.
-            values: [n], from 0 on without `sign`; a decoder takes None.
+            bank: a name; the models of one name are shared between calls.
+            columns: the contexts, one to eight.
+            n: number of values.
+            values: [n], from 0 on without `sign`; None for a decoder.
             shift: [n] bits of each number that its context does not see, 0 to 16: contexts see the number
-                rounded to a multiple of 2^shift, over 2^shift; a negative one makes `previous` see the number
-                times 2^-shift. None: 0.
+                rounded to a multiple of 2^shift, divided by 2^shift; a negative one makes `previous` see the
+                number times 2^-shift. None: 0.
             sign: whether numbers may be below 0.
 
         Raises: ValueError for arguments, EntropyError for data.
@@ -69,7 +71,7 @@ class Coder(Protocol):
         ...
 
     def uniform(self, counts: Ints, values: Ints | None = None) -> Ints:
-        """Whole numbers [n], each from 0 on and below its count, at most 65536, all of them as likely.
+        """Code whole numbers [n], each from 0 to below its count (at most 65536), all equally likely.
 
         Raises: ValueError for arguments, EntropyError for data.
         """
@@ -77,7 +79,7 @@ class Coder(Protocol):
 
 
 class Models:
-    """What was learned so far: encoders and decoders of several pieces of data may go on from each other.
+    """The adaptive models; encoders and decoders of several pieces of data may share them.
 
     Args:
         backend: cpu or reference.
@@ -91,12 +93,12 @@ class Models:
         self._banks: dict[str, int] = {}
 
     def key(self, bank: str) -> int:
-        """The number of a bank's name."""
+        """Return the number of a bank's name."""
         return self._banks.setdefault(bank, len(self._banks))
 
 
 class Encoder:
-    """Writes numbers, see `Coder`; `finish` gives the bytes."""
+    """Writes numbers, see `Coder`; `finish` returns the bytes."""
 
     def __init__(self, models: Models) -> None:
         self._models, self._coder = models, models._module.Encoder(models._state)
@@ -123,7 +125,7 @@ class Encoder:
         return values
 
     def finish(self) -> bytes:
-        """All that was written; nothing can be written after it."""
+        """Return all that was written; nothing can be written afterwards."""
         return self._coder.finish()
 
 
@@ -153,7 +155,7 @@ class Decoder:
             raise EntropyError(str(error)) from None
 
     def finish(self) -> None:
-        """Hold that all of the data has been read, but for less than four bytes.
+        """Check that all data have been read, except for less than four bytes.
 
         Raises: EntropyError where more follows.
         """
@@ -162,7 +164,7 @@ class Decoder:
 
 
 def crc32c(data: bytes, *, backend: str = "cpu") -> int:
-    """The checksum of 32 bits that storage and networks use, CRC-32C (Castagnoli)."""
+    """Return the 32-bit checksum CRC-32C (Castagnoli), as used in storage and networks."""
     return import_module(f"splatexp_kernels.entropy.{backend}").crc32c(data)
 
 
@@ -181,7 +183,9 @@ def _counts(counts: Ints) -> Ints:
 
 
 def _known(columns: list[Column], n: int, shift: Ints | None):
-    """Sizes and reaches [columns], contexts and previous rows [n,columns], shifts [n], held to limits."""
+    """Return sizes and reaches [columns], contexts and previous rows [n,columns], and shifts [n], after
+    checking their limits.
+    """
     if not 1 <= len(columns) <= COLUMNS_MAX:
         raise ValueError(f"columns: expected 1 to {COLUMNS_MAX}, got {len(columns)}")
     contexts = np.zeros((n, len(columns)), np.int32)

@@ -28,12 +28,12 @@ TURN = tl.constexpr(6.283185307179586)
 FINITE = tl.constexpr(3e38)
 
 
-def noise(means, quats, scales, opacities, uid, *, rate, sharpness, threshold, seed, step) -> None:
+def noise(means, quats, scales, opacities, uid, *, lr, sharpness, threshold, seed, step) -> None:
     quats, scales, opacities, uid = (t.contiguous() for t in (quats, scales, opacities, uid))
     words = (_word(seed), _word(seed >> 32), _word(step), _word(step >> 32))
     _move[(blocks(len(means), BLOCK),)](
         means, quats, scales, opacities, uid, len(means), *words,
-        float(rate), float(sharpness), float(threshold), BLOCK=BLOCK,
+        float(lr), float(sharpness), float(threshold), BLOCK=BLOCK,
     )  # fmt: skip
 
 
@@ -84,7 +84,7 @@ def _cos_sin(u):
 
 @triton.jit(do_not_specialize=["N", "key0", "key1", "step0", "step1"])
 def _move(
-    means, quats, scales, opacities, uid, N, key0, key1, step0, step1, rate, sharpness, threshold,
+    means, quats, scales, opacities, uid, N, key0, key1, step0, step1, lr, sharpness, threshold,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
     """A block of Gaussians."""
@@ -102,7 +102,7 @@ def _move(
     q, _ = unit(load_rows(quats + start * 4 + n * 4, 4, moves))
     s, R = load3(scales + start * 3 + n * 3, moves), axes(q)
     by = applied(R, times(times(s, s), (dot(R[0], eta), dot(R[1], eta), dot(R[2], eta))))
-    by = times(by, (rate * gate, rate * gate, rate * gate))
+    by = times(by, (lr * gate, lr * gate, lr * gate))
     moves &= (tl.abs(by[0]) < FINITE) & (tl.abs(by[1]) < FINITE) & (tl.abs(by[2]) < FINITE)
     rows = means + start * 3 + n * 3
     store3(rows, plus(load3(rows, moves), by), moves)

@@ -16,12 +16,12 @@ WORD = 0xFFFFFFFF
 
 
 @torch.no_grad()
-def noise(means, quats, scales, opacities, uid, *, rate, sharpness, threshold, seed, step) -> None:
+def noise(means, quats, scales, opacities, uid, *, lr, sharpness, threshold, seed, step) -> None:
     gate = torch.sigmoid(sharpness * (threshold - opacities))
     eta = normals(uid, seed, step).to(means.dtype)
     axes = rotations(quats)
     local = (axes.mT @ eta[:, :, None])[..., 0] * scales**2
-    by = rate * gate[:, None] * (axes @ local[:, :, None])[..., 0]
+    by = lr * gate[:, None] * (axes @ local[:, :, None])[..., 0]
     means += torch.where((gate >= GATE_MIN)[:, None] & by.isfinite(), by, 0)
 
 

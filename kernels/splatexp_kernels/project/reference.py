@@ -73,7 +73,7 @@ def project(
 
 
 def rotations(quats: Tensor) -> Tensor:
-    """Rotation matrices [M,3,3] of quaternions [M,4] (w,x,y,z) of any length; NaN for length 0."""
+    """Return the rotation matrices [M,3,3] of quaternions [M,4] (w,x,y,z) of any length; NaN for length 0."""
     w, x, y, z = (quats / quats.norm(dim=-1, keepdim=True)).unbind(-1)
     return torch.stack(
         [
@@ -86,12 +86,14 @@ def rotations(quats: Tensor) -> Tensor:
 
 
 def _view(means, quats, scales, viewmats, Ks, width, height):
-    """Means [M,2] px, covariances [M,2,2] px^2 and depths [M] of M pairs of a Gaussian and its camera."""
+    """Return means [M,2] px, covariances [M,2,2] px^2 and depths [M] of M pairs of a Gaussian and its
+    camera.
+    """
     R, t = viewmats[:, :3, :3], viewmats[:, :3, 3]
     x, y, z = ((R @ means[:, :, None])[:, :, 0] + t).unbind(-1)
     fx, fy, cx, cy = Ks[:, 0, 0], Ks[:, 1, 1], Ks[:, 0, 2], Ks[:, 1, 2]
     margin_x, margin_y = FRUSTUM_MARGIN * 0.5 * width / fx, FRUSTUM_MARGIN * 0.5 * height / fy
-    # The linearisation explodes far outside the frame, so the Jacobian is taken at a clamped direction.
+    # The linearisation diverges far outside the frame, so the Jacobian is taken at a clamped direction.
     u = (x / z).clamp(-cx / fx - margin_x, (width - cx) / fx + margin_x)
     v = (y / z).clamp(-cy / fy - margin_y, (height - cy) / fy + margin_y)
     zero = torch.zeros_like(z)
@@ -106,7 +108,7 @@ def _det(cov, eps2d):
 
 
 def _conic(cov, eps2d, prefilter):
-    """Conics [M,3] of covariances blurred by eps2d, and compensations [M]."""
+    """Return conics [M,3] of covariances blurred by eps2d, and compensations [M]."""
     det = _det(cov, eps2d)
     conics = torch.stack([cov[:, 1, 1] + eps2d, -cov[:, 0, 1], cov[:, 0, 0] + eps2d], -1) / det[:, None]
     if not prefilter:

@@ -1,8 +1,8 @@
-"""View-dependent colour of each Gaussian from spherical harmonics of degree 0 to 4."""
+"""View-dependent colours of Gaussians from spherical harmonics of degree 0 to 4."""
 
 from torch import Tensor
 
-from splatexp_kernels import door
+from splatexp_kernels import dispatch
 
 __all__ = ["sh"]
 
@@ -17,7 +17,8 @@ def sh(
     *,
     backend: str = "cpu",
 ) -> Tensor:
-    """Colours of N Gaussians seen from C camera centres: 0.5 + sum of basis times coefficients, at least 0.
+    """Return the colours of N Gaussians seen from C camera centres: 0.5 + sum of basis times coefficients, at
+    least 0.
 
     Args:
         degree: 0 to 4; the first (degree+1)^2 coefficients count.
@@ -25,7 +26,7 @@ def sh(
         centers: [C,3] camera centres, world units.
         sh0: [N,1,3] coefficient of degree 0.
         shN: [N,K-1,3] the others, K at least (degree+1)^2.
-        visible: [C,N] bool; colours of the others are 0. None: all.
+        visible: [C,N] bool; the colours of other rows are 0. None: all are visible.
 
     Returns: colors [C,N,3], linear in the coefficients before the clamp.
     Gradients: means, centers, sh0, shN; exactly 0 for invisible Gaussians and unused coefficients.
@@ -36,10 +37,10 @@ def sh(
         "means": (means, "N 3"), "centers": (centers, "C 3"),
         "sh0": (sh0, "N 1 3"), "shN": (shN, "N K-1 3"),
     }  # fmt: skip
-    sizes = door.check(backend, tensors)
-    door.check_range("degree", degree, 0, 4)
+    sizes = dispatch.check_tensors(backend, tensors)
+    dispatch.check_range("degree", degree, 0, 4)
     needed = (degree + 1) ** 2 - 1
     if sizes["K-1"] < needed:
         raise ValueError(f"shN: expected at least {needed} rows for degree {degree}, got {sizes['K-1']}")
-    door.check_mask("visible", visible, (sizes["C"], sizes["N"]))
-    return door.implementation("sh", backend).sh(degree, means, centers, sh0, shN, visible)
+    dispatch.check_mask("visible", visible, (sizes["C"], sizes["N"]))
+    return dispatch.backend_module("sh", backend).sh(degree, means, centers, sh0, shN, visible)

@@ -2,13 +2,14 @@
 
 from torch import Tensor
 
-from splatexp_kernels import door
+from splatexp_kernels import dispatch
 
 __all__ = ["ssim"]
 
 
 def ssim(image: Tensor, target: Tensor, *, backend: str = "cpu") -> Tensor:
-    """SSIM of every pixel and channel: 11x11 Gaussian window, sigma 1.5 px, zeros outside the image.
+    """Return the SSIM of every pixel and channel: 11x11 Gaussian window, sigma 1.5 px, zeros outside the
+    image.
 
     Args:
         image: [C,H,W,D] in [0,1].
@@ -19,7 +20,7 @@ def ssim(image: Tensor, target: Tensor, *, backend: str = "cpu") -> Tensor:
     Raises: ValueError, TypeError for arguments; RuntimeError, ImportError for a missing backend.
     Source: Wang et al. 2004, eq. 13, C1 = 0.01^2, C2 = 0.03^2.
     """
-    sizes = door.check(backend, {"image": (image, "C H W D"), "target": (target, "C H W D")})
+    sizes = dispatch.check_tensors(backend, {"image": (image, "C H W D"), "target": (target, "C H W D")})
     for name, size in sizes.items():
-        door.check_range(f"{name} of image [C, H, W, D]", size, 1)
-    return door.implementation("ssim", backend).ssim(image, target.detach())
+        dispatch.check_range(f"{name} of image [C, H, W, D]", size, 1)
+    return dispatch.backend_module("ssim", backend).ssim(image, target.detach())

@@ -22,7 +22,7 @@ def ssim(image, target) -> Tensor:
 
 
 def blur(image: Tensor) -> Tensor:
-    """Gaussian mean of [C,H,W,D] over 11x11 pixels; outside the image stands 0."""
+    """Return the Gaussian mean of [C,H,W,D] over 11x11 pixels; the image is padded with 0."""
     taps = torch.arange(-RADIUS, RADIUS + 1, dtype=image.dtype, device=image.device)
     kernel = torch.exp(-0.5 * (taps / SIGMA) ** 2)
     kernel = kernel / kernel.sum()

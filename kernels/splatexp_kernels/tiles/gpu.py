@@ -48,12 +48,12 @@ def tiles(means2d, radii, depths, width, height, *, tile_size, per_tile_max) -> 
     starts, ends = bounds[:-1], bounds[1:]
     if per_tile_max > 0:
         ends = torch.minimum(ends, starts + per_tile_max)
-    private = (slots, ranks, offsets, boxes, bounds, depths)
-    return Tiles(order, ids, starts, ends, tile_size, tile_size, across, down, private)
+    backend_data = (slots, ranks, offsets, boxes, bounds, depths)
+    return Tiles(order, ids, starts, ends, tile_size, tile_size, across, down, backend_data)
 
 
 def _depth_order(depths, seen):
-    """[C*N] int32 flat indices by camera, depth, index; what is not seen comes last."""
+    """Return flat indices [C*N] int32 by camera, depth, index; Gaussians that are not seen come last."""
     C = len(depths)
     if C == 1:
         keys = torch.where(seen, depths, torch.nan).flatten()  # NaN goes behind infinity
@@ -66,7 +66,9 @@ def _depth_order(depths, seen):
 
 
 def _lists(order, boxes, offsets, pairs, N, across, per_image, C):
-    """Ranks of the pairs as emitted; then, by tile, their ranks and where each was emitted; tiles' bounds."""
+    """Return the ranks of the pairs as emitted; then, by tile, their ranks and where each was emitted; and
+    the tiles' bounds.
+    """
     device, tiles = order.device, C * per_image
     short = torch.int16 if tiles <= SHORT else torch.int32
     keys = torch.empty(pairs, dtype=short, device=device)
@@ -86,7 +88,9 @@ def _measure(
     means2d, radii, order, boxes, counts, count, width, height, across, down,
     TILE: tl.constexpr, RANKS: tl.constexpr,
 ):  # fmt: skip
-    """The tiles that hold a pixel centre of each Gaussian's box: first column and row, columns, rows."""
+    """Store the tiles that contain a pixel centre of each Gaussian's box: first column and row, columns,
+    rows.
+    """
     rank = tl.program_id(0) * RANKS + tl.arange(0, RANKS)
     held = rank < count
     row = tl.load(order + rank, held, 0).to(tl.int64)
@@ -103,7 +107,9 @@ def _measure(
 
 @triton.jit
 def _span(means, radii, held, size, tiles, TILE: tl.constexpr):
-    """First tile along an axis that the interval reaches, and how many; 0 where it holds no pixel centre."""
+    """Return the first tile along an axis that the interval reaches, and how many; 0 where it contains no
+    pixel centre.
+    """
     mean, radius = tl.load(means, held, 0.0), tl.load(radii, held, 0.0)
     low, high = mean - radius, mean + radius
     reaches = (low <= size - 0.5) & (high >= 0.5) & (radius > 0)
@@ -119,7 +125,9 @@ def _span(means, radii, held, size, tiles, TILE: tl.constexpr):
 def _emit(
     order, boxes, offsets, keys, ranks, pairs, visible, N, across, per_image, steps, PAIRS: tl.constexpr
 ):
-    """Tile and rank of each pair; the rank by bisection of the offsets, whose first halvings are cached."""
+    """Store tile and rank of each pair; the rank is found by bisection of the offsets, whose first halvings
+    are cached.
+    """
     pair = tl.program_id(0).to(tl.int64) * PAIRS + tl.arange(0, PAIRS)
     held = pair < pairs
     pair_ = tl.where(held, pair, 0)

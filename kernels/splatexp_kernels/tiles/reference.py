@@ -1,4 +1,4 @@
-"""Depth order and binning into screen tiles, in plain torch: every Gaussian is held against every tile."""
+"""Depth order and binning into screen tiles, in plain torch: every Gaussian is tested against every tile."""
 
 from typing import NamedTuple
 
@@ -7,7 +7,9 @@ from torch import Tensor
 
 
 class Tiles(NamedTuple):
-    """Which Gaussians each tile blends, front to back; tiles run by camera, then row, then column."""
+    """The Gaussians that each tile blends, front to back; tiles are ordered by camera, then row, then
+    column.
+    """
 
     order: Tensor  # [V] int32, c*N+n of the visible Gaussians, by camera, then depth, then n
     ids: Tensor  # [P] int32, ranks into `order`, tile after tile, ascending inside each
@@ -17,7 +19,7 @@ class Tiles(NamedTuple):
     tile_height: int  # px
     tiles_x: int
     tiles_y: int
-    private: tuple[Tensor, ...] = ()  # what else the backend that made them wants back in `blend`
+    backend_data: tuple[Tensor, ...] = ()  # further data of the backend that made them, for its `blend`
 
 
 @torch.no_grad()
@@ -45,7 +47,7 @@ def tiles(means2d, radii, depths, width, height, *, tile_size, per_tile_max) -> 
 
 
 def _overlap(low, high, tile_size, count, size):
-    """[V, count] bool: whether an interval holds a pixel centre of a tile, along one axis."""
+    """Return [V, count] bool: whether an interval contains a pixel centre of a tile, along one axis."""
     first = torch.arange(count, device=low.device) * tile_size
     last = (first + tile_size).clamp_max(size)
     return (low[:, None] <= last - 0.5) & (high[:, None] >= first + 0.5)

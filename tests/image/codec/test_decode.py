@@ -148,7 +148,7 @@ def test_conformance(name):
         for values in (made.precision, made.shape, made.cell, made.place, made.color):
             symbols.update(values.astype("<i4").tobytes())
     assert symbols.hexdigest() == json.loads((GOLDEN / "symbols.json").read_text())[name]
-    want = np.load(GOLDEN / "pictures.npz")[name]
+    want = np.load(GOLDEN / "images.npz")[name]
     off = np.abs(decode(file).astype(int) - want)
     assert off.max() <= (1 if file.header.bits == 8 else 64)
     assert (off > 1).mean() < 0.01

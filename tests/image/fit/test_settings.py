@@ -7,7 +7,7 @@ from hashlib import sha256
 import pytest
 import torch
 from support import (
-    planes,
+    image_cases,
     tiny,  # noqa: F401  one thread
 )
 from support.training import fit
@@ -30,7 +30,7 @@ PARTS = {
     "optimizer": ImageAdam(),
 }
 PARTS |= {"schedule": ImageSchedule(), "loss": Loss(l1=0, ssim=0, l2=1), "densify": NoDensification()}
-scene = cache(planes.scene)
+scene = cache(image_cases.scene)
 
 
 def outcome(**parts):
@@ -128,14 +128,14 @@ def test_every_setting_has_an_effect(cls, name):
 
 
 def test_tiles_of_any_size_draw_the_same():
-    rows, camera = planes.rows(), scene().train[0].camera
+    rows, camera = image_cases.rows(), scene().train[0].camera
     images = [ImageRaster(tile_size=size, backend="cpu")(rows, camera).image for size in (8, 16, 32)]
     assert all(torch.allclose(image, images[0], atol=1e-5) for image in images)
 
 
 def test_what_nobody_sees_rests_where_updates_are_sparse():
     for sparse in (False, True):
-        rows = planes.rows()
+        rows = image_cases.rows()
         with torch.no_grad():
             rows.means[3] = 500.0
         rows.exp_avg["means"].fill_(1.0)
@@ -157,7 +157,7 @@ def test_every_setting_of_births_has_an_effect(name, value):
 @pytest.mark.parametrize("words", [["preset=image"], ["preset=image_codec", "rate.bpp=0.2"]])
 @pytest.mark.parametrize("steps", [100, 2000])
 def test_rates_fall_within_the_run(words, steps, tmp_path):
-    planes.save(tmp_path / "a.png")
+    image_cases.save(tmp_path / "a.png")
     run = build(compose([*words, f"data.path={tmp_path / 'a.png'}", f"steps={steps}"]))
     first, last = (run.schedule.lr_factors(step, steps, 10, 10, 0) for step in (0, steps - 1))
     assert all(last[name] < 0.1 * first[name] for name in ("means", "shapes", "colors"))

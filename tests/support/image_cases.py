@@ -40,4 +40,6 @@ def rows(count: int = 30, channels: int = 3, form: str = "log_cholesky", seed: i
     slant = torch.randn(count, generator=random)
     covariance = Covariance(a * a, a * slant, slant * slant + b * b, (a * b).square())
     colors = 0.3 * torch.randn(count, channels, generator=random)
-    return Splats2D({"means": means, "shapes": PARAMETRIZATIONS[form].shapes(covariance), "colors": colors}, form)
+    return Splats2D(
+        {"means": means, "shapes": PARAMETRIZATIONS[form].shapes(covariance), "colors": colors}, form
+    )

@@ -1,4 +1,4 @@
-"""How long a call takes on a device, how fast that device is, and how often a call waits for it."""
+"""The time that a call takes on a device, the speed of that device, and how often a call waits for it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ UNROLLED = tl.constexpr(16)
 
 
 class Clock:
-    """Medians of a call's seconds: by events on a CUDA device, by the host's clock elsewhere."""
+    """Measures the best and the median seconds of a call: by events on a CUDA device, by the host's clock
+    elsewhere.
+    """
 
     def __init__(self, device: str, least: int, seconds: float) -> None:
         self.device, self.least, self.seconds = device, least, seconds
@@ -27,7 +29,7 @@ class Clock:
         self.other = torch.empty(FLUSH if self.on_gpu else 1, dtype=torch.uint8, device=device)
 
     def __call__(self, call: Callable[[], object], *, cold: bool = False) -> tuple[float, float]:
-        """Best and median seconds after a warm-up; `cold` empties the caches before each call."""
+        """Return the best and median seconds after a warm-up; `cold` empties the caches before each call."""
         for _ in range(WARM_UPS if self.on_gpu else 0):
             call()
         found = self._timed(call, 1, cold)
@@ -57,7 +59,7 @@ class Clock:
 
 
 def bandwidth(clock: Clock) -> float:
-    """Bytes a second of a large copy, those read and those written."""
+    """Return the bytes per second of a large copy, read and written bytes together."""
     source = torch.rand(COPIED if clock.on_gpu else 1 << 10, device=clock.device)
     target = torch.empty_like(source)
     best, _ = clock(lambda: target.copy_(source))
@@ -65,7 +67,7 @@ def bandwidth(clock: Clock) -> float:
 
 
 def fma_rate(clock: Clock) -> float:
-    """Operations a second, two to a fused multiply-add, of float32 numbers in registers."""
+    """Return the operations per second, two for each fused multiply-add, of float32 numbers in registers."""
     programs, size, rounds = ADDED if clock.on_gpu else (1, 16, 1)
     out = torch.empty(programs * size, device=clock.device)
     best, _ = clock(lambda: _multiply_adds[(programs,)](out, rounds, SIZE=size, num_warps=8))
@@ -89,7 +91,7 @@ def _multiply_adds(out, rounds, SIZE: tl.constexpr):
 
 
 def waits(call: Callable[[], object]) -> int:
-    """How often a call makes the host wait for the CUDA device: what PyTorch warns of, one by one."""
+    """Return how often a call makes the host wait for the CUDA device, counted from PyTorch's warnings."""
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("warn")
     try:
@@ -102,7 +104,7 @@ def waits(call: Callable[[], object]) -> int:
 
 
 def peak_bytes(call: Callable[[], object]) -> int:
-    """Memory of the CUDA device that tensors hold at most during a call, those before it included."""
+    """Return the peak memory of tensors on the CUDA device during a call, with what was allocated before."""
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     call()

@@ -1,4 +1,6 @@
-"""What is timed side by side: these kernels by any backend, and gsplat where it is installed."""
+"""The rasterizers that are timed side by side: these kernels with any backend, and gsplat where it is
+installed.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ from splatexp_kernels.ssim import ssim
 
 @cache
 def missing(device: str) -> str:
-    """Why gsplat cannot run here, empty where it can. Its first use may compile it, which takes minutes."""
+    """Return why gsplat cannot run here, "" where it can. Its first use may compile it, which takes
+    minutes.
+    """
     if device == "cpu":
         return "gsplat rasterizes on CUDA devices alone"
     try:
@@ -34,7 +38,7 @@ def rasterize(
     params: dict[str, torch.Tensor], viewmats: torch.Tensor, Ks: torch.Tensor, width: int, height: int,
     degree: int, background: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
-    """Image [C,H,W,3] and alpha [C,H,W,1] of activated parameters by `gsplat.rasterization`."""
+    """Return image [C,H,W,3] and alpha [C,H,W,1] of activated parameters by `gsplat.rasterization`."""
     from gsplat import rasterization
 
     x = params
@@ -52,17 +56,17 @@ class Stepper:
         self.w = w
 
     def forward(self) -> torch.Tensor:
-        """The image [1,H,W,3]."""
+        """Return the image [1,H,W,3]."""
         return self.w.forward()[0]
 
     def backward(self) -> Callable[[], object]:
-        """A call that makes the gradients of all parameters, of an image rendered before."""
+        """Return a call that computes the gradients of all parameters of an image rendered before."""
         image, inputs = self.forward(), list(self.w.params.values())
         upstream = torch.rand_like(image)
         return lambda: torch.autograd.grad(image, inputs, upstream, retain_graph=True)
 
     def step(self) -> None:
-        """Forward, loss, backward, update."""
+        """Run forward, loss, backward and update."""
         self.w.step()
 
 
@@ -74,12 +78,12 @@ class Gsplat(Stepper):
         self.optimizer = torch.optim.Adam(list(w.params.values()), lr=0.0, eps=1e-15, fused=True)
 
     def forward(self) -> torch.Tensor:
-        """The image [1,H,W,3]."""
+        """Return the image [1,H,W,3]."""
         w = self.w
         return rasterize(w.params, w.viewmats, w.Ks, *w.size, DEGREE, w.background)[0]
 
     def step(self) -> None:
-        """Forward, loss, backward, update."""
+        """Run forward, loss, backward and update."""
         ssim(self.forward(), self.w.target, backend="gpu").mean().backward()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)

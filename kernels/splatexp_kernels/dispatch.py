@@ -1,4 +1,4 @@
-"""What every op does at its public door: check the arguments once, then pick the backend's module."""
+"""Dispatch of every op: check the arguments once, then import the module of the backend."""
 
 from collections.abc import Mapping
 from functools import cache
@@ -12,11 +12,11 @@ BACKENDS = ("reference", "cpu", "gpu")
 CAPABILITY_MIN = (7, 5)  # Turing: the oldest that Triton compiles for
 
 
-def check(backend: str, tensors: Mapping[str, tuple[Tensor | None, str]]) -> dict[str, int]:
-    """Hold tensors against shapes such as `"C N 3"`; equal letters are equal sizes, None is skipped.
+def check_tensors(backend: str, tensors: Mapping[str, tuple[Tensor | None, str]]) -> dict[str, int]:
+    """Check tensors against shapes such as `"C N 3"`; equal letters are equal sizes, and None is skipped.
 
-    All share one floating dtype and one device. The backend `cpu` takes float32 on the CPU alone, `gpu`
-    float32 on the current CUDA device (under Triton's interpreter on any).
+    All tensors must have one floating dtype and one device. The backend `cpu` takes float32 on the CPU only,
+    `gpu` float32 on the current CUDA device (under Triton's interpreter on any device).
 
     Returns: the size of every letter.
     Raises: TypeError for a dtype or device, ValueError for a shape, RuntimeError where `gpu` cannot run.
@@ -42,7 +42,7 @@ def check(backend: str, tensors: Mapping[str, tuple[Tensor | None, str]]) -> dic
 
 
 def check_mask(name: str, mask: Tensor | None, shape: tuple[int, ...]) -> None:
-    """Hold a boolean mask against its shape; None passes."""
+    """Check the dtype and shape of a boolean mask; None passes."""
     if mask is None:
         return
     if mask.dtype != torch.bool:
@@ -52,17 +52,17 @@ def check_mask(name: str, mask: Tensor | None, shape: tuple[int, ...]) -> None:
 
 
 def check_range(name: str, value: float, low: float, high: float = float("inf")) -> None:
-    """Hold a number against [low, high]; NaN is refused."""
+    """Check that a number lies in [low, high]; NaN does not."""
     if not low <= value <= high:
         above = f"at least {low}" if high == float("inf") else f"a number in [{low}, {high}]"
         raise ValueError(f"{name}: expected {above}, got {value}")
 
 
-def implementation(op: str, backend: str) -> ModuleType:
-    """The module of one backend of an op, imported on first use.
+def backend_module(op: str, backend: str) -> ModuleType:
+    """Return the module of one backend of an op, which is imported on first use.
 
     Raises: RuntimeError for a `gpu` that cannot run here or that the op lacks, ImportError for a `cpu` that
-        was not built, with reason and remedy.
+        was not built; both with reason and remedy.
     """
     if backend == "gpu":
         _require_gpu()
@@ -77,9 +77,9 @@ def implementation(op: str, backend: str) -> ModuleType:
 
 @cache
 def gpu_missing() -> str:
-    """Why this machine cannot run the backend `gpu`, and the remedy, in one line; empty where it can.
+    """Return why this machine cannot run the backend `gpu`, with the remedy, in one line; "" where it can.
 
-    Triton's interpreter does not count: it is for tests, which go past this straight to an op's door.
+    Triton's interpreter does not count: it is for tests, which call an op directly.
     """
     if not torch.backends.cuda.is_built():
         return (
@@ -103,7 +103,7 @@ def gpu_missing() -> str:
 
 
 def interpreted() -> bool:
-    """Whether the Triton kernels run under Triton's interpreter, TRITON_INTERPRET=1."""
+    """Return whether the Triton kernels run under Triton's interpreter, TRITON_INTERPRET=1."""
     try:
         return import_module("splatexp_kernels.launch").INTERPRETED
     except ImportError:

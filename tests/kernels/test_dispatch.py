@@ -1,4 +1,4 @@
-"""Wrong arguments are refused at the public door, with one line that names them."""
+"""Wrong arguments are refused at the public dispatch, with one line that names them."""
 
 import re
 from pathlib import Path
@@ -88,7 +88,7 @@ def test_reference_blend_refuses():
     other = tiles(f.means2d, f.radii, f.depths, 32, 48, backend="reference")
     refused(
         lambda: blend(*inputs, other, 64, 48, backend="reference"),
-        "tiles: expected those of 1 images of 64x48",
+        "tiles: expected lists for 1 images of 64x48",
     )
     refused(
         lambda: blend(*inputs, f.tiles, 64, 48, max_splats_per_pixel=-1, backend="reference"),

@@ -1,10 +1,11 @@
-"""How a step's time grows, and the counts that it grows with.
+"""A model of a step's time, and the counts that it depends on.
 
     t = 75 ns N + 25-35 ns pairs + 0.26-0.36 ns tested + 0.41-0.62 ns composited + 17 ns pixels
 
 was fitted to a prototype on 2 threads of a 3.6 GHz Zen 4 with AVX-512. `pairs` are those of 16x16 tile and
 Gaussian, `tested` the pixels in the rows of a tile that a Gaussian's box reaches, `composited` those in rows
-that its ellipse reaches. Both are counted to the back of each tile, also where it has become opaque before.
+that its ellipse reaches. Both are counted to the end of each tile's list, also where the tile has become
+opaque before.
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ CHUNK = 1 << 19  # pairs at a time
 
 
 def milliseconds(counts: dict[str, int]) -> tuple[float, float]:
-    """The law's low and high estimate."""
+    """Return the low and high estimate of the model."""
     low, high = (sum(ns[i] * counts[name] for name, ns in NANOSECONDS.items()) / 1e6 for i in (0, 1))
     return low, high
 
 
 @torch.no_grad()
 def counts(w: Workload) -> dict[str, int]:
-    """What the law multiplies."""
+    """Return the counts that the model multiplies."""
     p = project(*list(w.params.values())[:4], w.viewmats, w.Ks, *w.size)
     t = tiles(p.means2d, p.radii, p.depths, *w.size)
     tile = torch.arange(len(t.starts)).repeat_interleave(t.ends - t.starts)
@@ -53,7 +54,9 @@ def counts(w: Workload) -> dict[str, int]:
 
 
 def _rows(w: Workload, p: Projection, t: Tiles, ids: torch.Tensor, tile: torch.Tensor) -> tuple[int, int]:
-    """Rows of the pairs' tiles that the Gaussian's box reaches, and its ellipse alpha >= ALPHA_MIN."""
+    """Return the numbers of rows of the pairs' tiles that the Gaussian's box reaches, and its ellipse alpha
+    >= ALPHA_MIN.
+    """
     splat = t.order[ids].long()
     (x, y), (a, b, c) = p.means2d[0, splat].unbind(-1), p.conics[0, splat].unbind(-1)
     power = 2 * torch.log(w.params["opacities"][splat] / ALPHA_MIN)

@@ -1,4 +1,4 @@
-"""How a backend's tensors on a device are held against the reference in float64 on the host."""
+"""Comparison of a backend's tensors on a device with the reference in float64 on the host."""
 
 from __future__ import annotations
 
@@ -10,23 +10,34 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-sys.path.append(str(Path(__file__).resolve().parents[2] / "tests" / "kernels"))
-from kernel_cases import beside_cutoffs, flat, run, scene  # noqa: E402, F401  the scenes of the tests
-from plane_cases import KINDS, edges_of, picture  # noqa: E402, F401  those of blend2d
+sys.path.append(str(Path(__file__).resolve().parents[2] / "tests"))
+from support.blend2d_cases import KINDS, edges_of, picture  # noqa: E402, F401  the images of its tests
+from support.kernel_cases import beside_cutoffs, flat, run, scene  # noqa: E402, F401  the scenes of the tests
 
 Ratios = dict[str, float]  # error over what is allowed, for each tensor
 NAN, INF = float("nan"), float("inf")
-BROKEN = [("means", NAN), ("means", INF), ("means", 1e30), ("quats", 0.0), ("quats", NAN), ("scales", NAN)]
-BROKEN += [("scales", INF), ("opacities", NAN), ("opacities", INF), ("opacities", -1.0)]
+BROKEN = [
+    ("means", NAN),
+    ("means", INF),
+    ("means", 1e30),
+    ("quats", 0.0),
+    ("quats", NAN),
+    ("scales", NAN),
+    ("scales", INF),
+    ("opacities", NAN),
+    ("opacities", INF),
+    ("opacities", -1.0),
+]
 
 
 def compared(
     device: str, function: Callable[..., dict[str, Tensor]], inputs: dict[str, Tensor], graded: bool = True
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """What `function(backend, to, **inputs)` gives on the device in float32, and in float64 by the reference.
+    """Return the results of `function(backend, to, **inputs)` on the device in float32, and of the reference
+    in float64.
 
     `to` takes a further tensor to the function's device and dtype. Outputs come with the gradients of their
-    product with noise where `graded`. On the device it runs twice: AssertionError where bits differ.
+    product with noise where `graded`. On the device it runs twice; AssertionError where bits differ.
     """
 
     def on(backend: str, place: str, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -51,12 +62,14 @@ def compared(
 
 
 def all_ratios(actual: dict[str, Tensor], expected: dict[str, Tensor], allowed: float) -> Ratios:
-    """The ratio of every tensor."""
+    """Return the ratio of every tensor."""
     return {name: ratio(actual[name], tensor, allowed) for name, tensor in expected.items()}
 
 
 def ratio(actual: Tensor, expected: Tensor, allowed: float, where: Tensor | None = None) -> float:
-    """Largest error over `allowed` times the largest value expected; infinite for NaN. 0: equal."""
+    """Return the largest error over `allowed` times the largest expected value; infinite for NaN, 0 for equal
+    tensors.
+    """
     if actual.shape != expected.shape:
         raise AssertionError(f"expected {tuple(expected.shape)}, got {tuple(actual.shape)}")
     scale = expected.double().abs().max().item() if expected.numel() else 0.0
@@ -70,7 +83,7 @@ def ratio(actual: Tensor, expected: Tensor, allowed: float, where: Tensor | None
 
 
 def apart(actual: Tensor, expected: Tensor, allowed: float) -> float:
-    """Norm of the difference over `allowed` times the norm expected; infinite for NaN."""
+    """Return the norm of the difference over `allowed` times the expected norm; infinite for NaN."""
     error, scale = (actual.double() - expected.double()).norm().item(), expected.double().norm().item()
     if error == 0:
         return 0.0
@@ -78,14 +91,14 @@ def apart(actual: Tensor, expected: Tensor, allowed: float) -> float:
 
 
 def expect(held: bool, otherwise: str) -> None:
-    """AssertionError where something does not hold."""
+    """Raise AssertionError where a condition does not hold."""
     if not held:
         raise AssertionError(otherwise)
 
 
 @contextmanager
 def poisoned() -> Iterator[None]:
-    """Memory that nobody wrote is NaN, or a senseless integer."""
+    """Fill uninitialised memory with NaN, or with a large integer, inside the context."""
 
     def poison(allocate):
         def allocated(*args, **kwargs):
@@ -105,13 +118,15 @@ def poisoned() -> Iterator[None]:
 
 
 def spoiled(s, first: int):
-    """The scene with rows from `first` on that hold what cannot be drawn, one of BROKEN each."""
+    """Return the scene with rows from `first` on that hold values that cannot be drawn, one of BROKEN
+    each.
+    """
     for row, (name, value) in enumerate(BROKEN, first):
         getattr(s, name)[row] = value
     return hidden(s, first + len(BROKEN))
 
 
 def hidden(s, first: int):
-    """The scene with rows from `first` on behind every camera."""
+    """Return the scene with rows from `first` on behind every camera."""
     s.means[first:] = torch.tensor([0.0, 0.0, -50.0])
     return s

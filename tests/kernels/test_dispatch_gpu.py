@@ -8,7 +8,7 @@ import pytest
 import torch
 from support.command import python
 
-from splatexp_kernels import door
+from splatexp_kernels import dispatch
 from splatexp_kernels.ssim import ssim
 
 CPU_BUILD = "is built for the CPU alone; install a CUDA build of it (https://pytorch.org/get-started)"
@@ -17,15 +17,15 @@ CPU_BUILD = "is built for the CPU alone; install a CUDA build of it (https://pyt
 @pytest.fixture
 def machine(monkeypatch):
     """A machine with a GPU as good as one may wish, parts of which a test takes away; no interpreter."""
-    monkeypatch.setattr(door, "interpreted", lambda: False)
+    monkeypatch.setattr(dispatch, "interpreted", lambda: False)
     monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H100")
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
-    door.gpu_missing.cache_clear()
+    dispatch.gpu_missing.cache_clear()
     yield monkeypatch
-    door.gpu_missing.cache_clear()
+    dispatch.gpu_missing.cache_clear()
 
 
 def refusal():
@@ -33,16 +33,16 @@ def refusal():
     with pytest.raises(RuntimeError) as caught:
         ssim(x, x, backend="gpu")
     text = str(caught.value)
-    assert text == f"backend 'gpu' cannot run: {door.gpu_missing()}, or use backend='cpu'"
+    assert text == f"backend 'gpu' cannot run: {dispatch.gpu_missing()}, or use backend='cpu'"
     assert "\n" not in text
     with pytest.raises(RuntimeError, match=re.escape(text)):
-        door.implementation("ssim", "gpu")
+        dispatch.backend_module("ssim", "gpu")
     return text
 
 
 def test_gpu_can_run(machine):
-    assert door.gpu_missing() == ""
-    assert door.implementation("ssim", "gpu").__name__ == "splatexp_kernels.ssim.gpu"
+    assert dispatch.gpu_missing() == ""
+    assert dispatch.backend_module("ssim", "gpu").__name__ == "splatexp_kernels.ssim.gpu"
 
 
 def test_gpu_needs_a_cuda_build_of_torch(machine):
@@ -72,7 +72,7 @@ def test_gpu_needs_triton(machine):
 def test_interpreted_without_triton(monkeypatch):
     monkeypatch.delitem(sys.modules, "splatexp_kernels.launch", raising=False)
     monkeypatch.setitem(sys.modules, "triton", None)
-    assert not door.interpreted()
+    assert not dispatch.interpreted()
 
 
 def test_gpu_takes_float32_on_the_current_device(machine):
@@ -80,7 +80,7 @@ def test_gpu_takes_float32_on_the_current_device(machine):
         tensor = SimpleNamespace(
             dtype=dtype, device=torch.device(device), shape=(5,), is_floating_point=lambda: True
         )
-        return door.check("gpu", {"means": (tensor, "N")})
+        return dispatch.check_tensors("gpu", {"means": (tensor, "N")})
 
     assert check(torch.float32, "cuda:1") == {"N": 5}
     for dtype, device in ((torch.float64, "cuda:1"), (torch.float32, "cuda:0"), (torch.float32, "cpu")):
@@ -101,14 +101,13 @@ def test_gpu_refuses_float64_under_the_interpreter():
 def test_an_op_without_a_gpu_kernel_says_so(monkeypatch):
     monkeypatch.setitem(sys.modules, "splatexp_kernels.ssim.gpu", None)
     with pytest.raises(RuntimeError, match="ssim: has no backend 'gpu'; use backend='reference'"):
-        door.implementation("ssim", "gpu")
+        dispatch.backend_module("ssim", "gpu")
 
 
 def test_nobody_imports_triton_who_does_not_use_it(tmp_path):
     code = (
-        "import sys; import splatexp, splatexp_kernels, splatexp.run.run; from splatexp_kernels import door; "
-    )
-    code += (
-        "door.gpu_missing(); assert 'triton' not in sys.modules or __import__('torch').cuda.is_available()"
+        "import sys; import splatexp, splatexp_kernels, splatexp.run.run; "
+        "from splatexp_kernels import dispatch; dispatch.gpu_missing(); "
+        "assert 'triton' not in sys.modules or __import__('torch').cuda.is_available()"
     )
     python("-c", code, cwd=tmp_path)
