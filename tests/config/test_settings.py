@@ -461,9 +461,15 @@ def test_every_knob_of_the_command_line_has_an_effect(words, word):
         ("densify.split.every=-1", "densify.split.every: expected at least 0"),
         ("densify.max_gaussians=-1", "densify.max_gaussians: expected at least 0"),
         ("densify={min_births: 9, max_births: 3}", "densify.min_births: expected at most densify.max_births=3"),
-        ("densify={exact: true, max_gaussians: 0}", "densify.max_gaussians: expected a cap with"),
-        ("densify.prune.shrink=2", "densify.prune.shrink: expected none with operate=prune"),
-        ("densify.split.max_distance=2", "densify.split.max_distance: expected none with operate=jitter"),
+        ("densify={exact: true, max_gaussians: 0}", "densify.max_gaussians: expected a cap above 0 with"),
+        (
+            "densify.prune_low_opacity.shrink=2",
+            "densify.prune_low_opacity.shrink: expected it unset with operate=prune",
+        ),
+        (
+            "densify.split.max_distance=2",
+            "densify.split.max_distance: expected it unset with operate=jitter",
+        ),
         ("densify.opacity_reset.floor=2", "densify.opacity_reset.floor: expected"),
         ("raster.tile_size=12", "raster.tile_size: expected 8, 16 or 32, got 12"),
         ("raster.per_tile_max=-1", "raster.per_tile_max: expected at least 0"),
