@@ -32,10 +32,13 @@ def explain_error(text: str, known: Mapping[str, list[str]], options: Callable[[
     if found := re.search(r"Could not (?:find|load) '([\w/]+)/(.*?)'", text):
         group, name = found.groups()
         return f"{group}={name}: {group} has no such option{_suggestion(name, options(group))}"
+    override = re.search(r"Could not (?:override|delete from config\.) '([^']+)'", text)
+    if override and new_key(override[1]) in known:
+        return unknown_key(override[1], known) + where
     if re.search(r"Key '.*?' (?:is )?not in", text):
         return unknown_key(key, known) + where
-    if found := re.search(r"Could not (?:override|delete from config\.) '([^']+)'", text):
-        return unknown_key(found[1], known) + where
+    if override:
+        return unknown_key(override[1], known) + where
     if found := re.search(r"An item is already at '(.+?)'", text):
         return f"{found[1]}: the key exists already, write it without +"
     if found := re.search(r"Value '(.*)' of type '\w+' could not be converted to (\w+)", text):

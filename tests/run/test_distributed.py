@@ -91,13 +91,13 @@ def test_a_whole_run_leaves_one_folder(tmp_path):
     assert [path.name for path in (tmp_path / "run0" / "checkpoints").glob("*.safetensors")]
     left = {path.name for path in (tmp_path / "run1").iterdir()}
     assert not left & {"metrics.json", "metrics.csv", "point_cloud.ply", "checkpoints", "renders"}
-    assert lead["news"] and not other["news"]
+    assert lead["messages"] and not other["messages"]
 
 
 @pytest.mark.parametrize(
     ("environment", "line"),
     [
-        ({}, "to be started by torchrun, say torchrun --nproc_per_node="),
+        ({}, "to be started by torchrun: torchrun --nproc_per_node="),
         (
             {"WORLD_SIZE": "1", "LOCAL_RANK": "0"},
             "at least 2 processes, each with a GPU, got 1; raster.distr",
@@ -143,12 +143,12 @@ def test_alone_it_is_an_ordinary_rasterizer():
 
 def test_a_process_that_does_not_lead_has_a_folder_for_a_while(monkeypatch):
     run = build(compose(["raster=gsplat", "raster.distributed=true", "densify=adc"]))
-    with distributed.worker_folder(run) as words:
+    with distributed.worker_folder(run.raster) as words:
         assert words == []
     monkeypatch.setenv("RANK", "1")
-    with distributed.worker_folder(run) as (word,):
+    with distributed.worker_folder(run.raster) as (word,):
         folder = Path(word.partition("=")[2].strip("'"))
         assert word.startswith("hydra.run.dir=") and folder.is_dir()
     assert not folder.exists()
-    with distributed.worker_folder(build(compose(["raster=cpu"]))) as words:
+    with distributed.worker_folder(build(compose(["raster=cpu"])).raster) as words:
         assert words == []

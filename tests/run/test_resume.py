@@ -196,7 +196,9 @@ def stopped(words):
 
 def test_without_resume_a_run_that_was_begun_is_not_overwritten(tmp_path, capsys):
     half(tmp_path)
-    with pytest.raises(ValueError, match=r"a run has come to step 6 there; resume=auto goes on"):
+    with pytest.raises(
+        ValueError, match=r"there are checkpoints of a run, up to step 6; resume=auto continues"
+    ):
         made("steps=12").prepare(tmp_path)
 
 
@@ -207,7 +209,7 @@ def test_resume_says_what_it_did(tmp_path, capsys):
         state.step == 6 and len(state.messages) == 1 and "resumed at step 6 of 12 from" in state.messages[0]
     )
     assert made("steps=12", "resume=auto").prepare(tmp_path / "new")[1].messages == [
-        f"nothing to resume in {tmp_path / 'new'}: begun anew"
+        f"no checkpoint in {tmp_path / 'new'}: starting anew"
     ]
     torn = list_checkpoints(tmp_path / "checkpoints")[0][1]
     torn.write_bytes(torn.read_bytes()[:1000])
@@ -239,9 +241,9 @@ def test_another_folder_begins_a_branch(tmp_path, capsys):
     assert result["run"]["resumed_at"] == [6] and (tmp_path / "b" / "metrics.csv").exists()
     one = list_checkpoints(tmp_path / "a" / "checkpoints")[1][1]
     assert made("steps=12", f"resume={one}").prepare(tmp_path / "c")[1].step == 3
-    with pytest.raises(ValueError, match="has checkpoints of its own up to step 6"):
+    with pytest.raises(ValueError, match="has its own checkpoints up to step 6"):
         made("steps=12", f"resume={one}").prepare(tmp_path / "a")
-    with pytest.raises(FileNotFoundError, match="expected auto, a run's folder or a checkpoint"):
+    with pytest.raises(FileNotFoundError, match="expected auto, the folder of a run or a checkpoint"):
         made("steps=12", "resume=nowhere").prepare(tmp_path / "c")
 
 
@@ -254,12 +256,14 @@ def test_more_bands_begin_at_zero_and_fewer_must_be_asked_for(tmp_path, capsys):
         and state.splats.shN[:, :8].any()
     )
     assert state.splats.exp_avg_sq["shN"].shape[1] == 15 and not state.splats.exp_avg_sq["shN"][:, 8:].any()
-    assert "SH degree 2 -> 3: the new bands begin at 0" in state.messages
+    assert "SH degree 2 -> 3: the new bands start at 0" in state.messages
     with pytest.raises(ValueError, match="model.sh_degree: expected at least 2.*checkpoint.truncate_sh=true"):
         made("steps=12", "resume=auto", "model.sh_degree=1").prepare(tmp_path)
     run = made("steps=12", "resume=auto", "model.sh_degree=1", "checkpoint.truncate_sh=true")
     scene, state = run.prepare(tmp_path)
-    assert state.splats.shN.shape[1] == 3 and "SH degree 2 -> 1: bands above it are dropped" in state.messages
+    assert (
+        state.splats.shN.shape[1] == 3 and "SH degree 2 -> 1: the bands above are dropped" in state.messages
+    )
     assert run.fit(scene, state, tmp_path)["num_gaussians"] > 0
 
 
@@ -267,7 +271,10 @@ def test_more_bands_begin_at_zero_and_fewer_must_be_asked_for(tmp_path, capsys):
     "words, text",
     [
         (["steps=5"], "steps: expected at least 6"),
-        (["importance=logit"], "importance: expected NONE as in step_00000006.safetensors, got Logit"),
+        (
+            ["importance=logit"],
+            "importance: expected NoImportance as in step_00000006.safetensors, got Logit",
+        ),
         (["model.isotropic=true"], "model.isotropic: expected False"),
     ],
 )
@@ -280,7 +287,7 @@ def test_what_does_not_fit_is_refused(words, text, tmp_path, capsys):
 def test_other_data_are_told(tmp_path, capsys):
     half(tmp_path)
     state = made("steps=12", "resume=auto", "data.noise=0.02").prepare(tmp_path)[1]
-    assert "the data are not those that it was trained on so far" in state.messages
+    assert "the data differ from those of the training so far" in state.messages
 
 
 def tampered(path, change) -> None:
@@ -311,10 +318,10 @@ CHANGES = {
     "half a generator": lambda t, n: t.update({"random.torch": t["random.torch"][:99].clone()}),
     "no config": lambda t, n: n.pop("config"),
     "a config of texts": lambda t, n: n.update(config={"a": {"_target_": 3}}),
-    "no record": lambda t, n: n.pop("record"),
-    "a record of texts": lambda t, n: n["record"].update(seconds="many"),
-    "no lists": lambda t, n: n.update(shrunk=3),
-    "lists of texts": lambda t, n: n.update(shrunk=["a"]),
+    "no record": lambda t, n: n.pop("step_log"),
+    "a record of texts": lambda t, n: n["step_log"].update(seconds="many"),
+    "no lists": lambda t, n: n.update(oom_reductions=3),
+    "lists of texts": lambda t, n: n.update(oom_reductions=["a"]),
 }
 
 
@@ -342,7 +349,7 @@ def test_global_generators_go_on_where_they_stood(tmp_path, capsys, monkeypatch)
     made("steps=12", "checkpoint.every=3", "log_every=1")(tmp_path / "whole")
     half(tmp_path / "half", "log_every=1")
     made("steps=12", "resume=auto", "log_every=1")(tmp_path / "half")
-    losses = [[row["loss"] for row in rows_of(tmp_path / name)] for name in ("whole", "half")]
+    losses = [[row["train/loss"] for row in rows_of(tmp_path / name)] for name in ("whole", "half")]
     assert losses[0] == losses[1] and len(losses[0]) == 12
 
 

@@ -81,7 +81,7 @@ def test_out_of_memory_saves_advises_and_can_be_resumed(where, tmp_path, monkeyp
         where, "std::bad_alloc"
     )
     assert f"out of memory at step 7 ({reason})" in said and "\n" not in said
-    assert "resume=auto goes on from" in said and "densify.max_gaussians=" in said and "oom=shrink" in said
+    assert "resume=auto continues from" in said and "densify.max_gaussians=" in said and "oom=shrink" in said
     assert list_checkpoints(tmp_path / "run" / "checkpoints")[0][0] == 7
     made(*words, "resume=auto", "checkpoint.every=12")(tmp_path / "run")
     equal(tensors_of(tmp_path / "whole"), tensors_of(tmp_path / "run"))
@@ -90,7 +90,7 @@ def test_out_of_memory_saves_advises_and_can_be_resumed(where, tmp_path, monkeyp
 def test_half_a_step_is_not_saved(tmp_path, monkeypatch, capsys):
     with monkeypatch.context() as patch:
         failing(patch, Splats, "apply", [3], MemoryError("apply"))
-        with pytest.raises(MemoryError, match=r"goes on from .*step_00000006"):
+        with pytest.raises(MemoryError, match=r"continues from .*step_00000006"):
             made("steps=12", "checkpoint.every=3", "densify.every=2", "densify.start=2", "densify.stop=0")(
                 tmp_path
             )
@@ -107,7 +107,7 @@ def test_nothing_to_go_on_from_is_said(tmp_path, monkeypatch, capsys):
 
 def test_shrink_goes_on_with_less_and_the_record_says_so(tmp_path, monkeypatch, capsys):
     failing(monkeypatch, Loss, "__call__", [4, 9], MemoryError("std::bad_alloc"))
-    with pytest.warns(UserWarning, match="out of memory at step .*; goes on with") as told:
+    with pytest.warns(UserWarning, match="out of memory at step .*; continuing with") as told:
         result = made("steps=12", "oom=shrink", "data.size=160", "data.points=3000", "log_every=1")(tmp_path)
     assert len(told) == 2 and len(result["run"]["oom_reductions"]) == 2
     first = result["run"]["oom_reductions"][0]
@@ -117,7 +117,7 @@ def test_shrink_goes_on_with_less_and_the_record_says_so(tmp_path, monkeypatch, 
     last = dict(zip(names, rows[-1].split(","), strict=True))
     for each in result["run"]["oom_reductions"]:
         if each["setting"] == "schedule.min_downscale":
-            assert int(last["factor"]) >= each["to"]
+            assert int(last["downscale"]) >= each["to"]
         else:
             assert int(last["num_gaussians"]) <= each["to"] < 3000
     assert (
@@ -136,7 +136,7 @@ def test_shrink_goes_back_to_the_last_checkpoint_when_a_step_was_half_done(tmp_p
         "densify.stop=0",
         "data.points=2000",
     ]
-    with pytest.warns(UserWarning, match="back to step 6; goes on with"):
+    with pytest.warns(UserWarning, match="back to step 6; continuing with"):
         result = made(*words, "oom=shrink")(tmp_path)
     assert result["num_gaussians"] > 0 and len(result["run"]["oom_reductions"]) == 1
 
@@ -176,7 +176,7 @@ def test_parameters_that_are_not_finite_are_not_saved(tmp_path, monkeypatch, cap
 def test_a_full_disk_loses_nothing_and_the_run_goes_on(tmp_path, monkeypatch, capsys):
     import splatexp.run.checkpoint
 
-    real, calls = splatexp.run.checkpoint.replaced, []
+    real, calls = splatexp.run.checkpoint.atomic_write, []
 
     def full(path):
         calls.append(path)
@@ -184,7 +184,7 @@ def test_a_full_disk_loses_nothing_and_the_run_goes_on(tmp_path, monkeypatch, ca
             raise OSError(28, "No space left on device", str(path))
         return real(path)
 
-    monkeypatch.setattr(splatexp.run.checkpoint, "replaced", full)
+    monkeypatch.setattr(splatexp.run.checkpoint, "atomic_write", full)
     with pytest.warns(UserWarning, match="no checkpoint at step (9|12): No space left") as told:
         made("steps=15", "checkpoint.every=3")(tmp_path)
     assert len(told) == 2 and [step for step, _ in list_checkpoints(tmp_path / "checkpoints")] == [15, 6]
@@ -246,8 +246,9 @@ def test_kills_at_any_moment_lose_nothing(tmp_path, capfd):
 def test_short_of_memory_there_is_a_checkpoint_before_rows_move(tmp_path, monkeypatch, capsys):
     words = ["checkpoint.every=100", "densify.every=4", "densify.start=2", "densify.stop=0", "steps=12"]
     failing(monkeypatch, Splats, "apply", [2], MemoryError("apply"))
-    monkeypatch.setattr(memory, "available_memory", lambda want=0: 9 << 20)
-    with pytest.raises(MemoryError, match=r"goes on from .*step_00000007"):
+    for module in ("splatexp.system.memory", "splatexp.run.checkpointer"):
+        monkeypatch.setattr(f"{module}.available_memory", lambda want=0: 9 << 20)
+    with pytest.raises(MemoryError, match=r"continues from .*step_00000007"):
         made(*words, "data.points=3000")(tmp_path)
     assert [step for step, _ in list_checkpoints(tmp_path / "checkpoints")] == [7, 3]
 
@@ -257,7 +258,7 @@ def test_out_of_memory_after_training_says_where_to_go_on(tmp_path, monkeypatch,
         raise MemoryError("Unable to allocate 109. MiB")
 
     with monkeypatch.context() as patch:
-        patch.setattr("splatexp.io.ply.save_ply", no_room)
-        with pytest.raises(MemoryError, match=r"out of memory \(Unable.*goes on from .*step_00000006"):
+        patch.setattr("splatexp.run.run.save_ply", no_room)
+        with pytest.raises(MemoryError, match=r"out of memory \(Unable.*continues from .*step_00000006"):
             made("steps=6", "checkpoint.every=3")(tmp_path)
     assert made("steps=6", "resume=auto")(tmp_path)["num_gaussians"] > 0
