@@ -161,7 +161,7 @@ def test_what_cannot_be_used_is_one_line(tmp_path):
         ValueError, match=r"data\.test_names: expected names of photographs such as 1\.jpg, got 9\.jpg"
     ):
         Photos(str(text), test_names=["9.jpg"]).load()
-    with pytest.raises(FileNotFoundError, match="no such folder"):
+    with pytest.raises(FileNotFoundError, match="expected the folder of a data set"):
         Photos(str(tmp_path / "nowhere")).load()
 
 
