@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from splatexp.gaussians.covariance import FORMS, Covariance, conics
+from splatexp.gaussians.covariance import PARAMETRIZATIONS, Covariance, conics
 from splatexp_kernels.blend2d import blend2d
 from splatexp_kernels.constants import ALPHA_MIN
 from splatexp_kernels.tiles import tiles
@@ -37,17 +37,17 @@ def rendered(form, shapes, means2d, colors, weights, *, lists=None, backend="ref
     return blend2d(means2d, found, colors, weights, lists, WIDTH, HEIGHT, backend=backend, **knobs)[0]
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", PARAMETRIZATIONS)
 def test_there_and_back(form):
     given = covariances()
-    found = FORMS[form].covariance(FORMS[form].shapes(given))
+    found = PARAMETRIZATIONS[form].covariance(PARAMETRIZATIONS[form].shapes(given))
     for name, expected in given._asdict().items():
         torch.testing.assert_close(getattr(found, name), expected, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", PARAMETRIZATIONS)
 def test_gradients_by_finite_differences(form):
-    shapes = FORMS[form].shapes(covariances())
+    shapes = PARAMETRIZATIONS[form].shapes(covariances())
     weights = torch.linspace(0.1, 2, 40, dtype=torch.float64)
     variance = torch.linspace(0.1, 0.5, 40, dtype=torch.float64)
 
@@ -64,11 +64,11 @@ def test_gradients_by_finite_differences(form):
 
 
 @pytest.mark.parametrize("mode,top_k", KINDS)
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", PARAMETRIZATIONS)
 def test_gradients_through_a_picture(form, mode, top_k):
     """Each form's numbers to the picture's loss: tile lists held fixed, steps too small to pass a cut-off."""
     means2d, colors, weights = picture(12)
-    shapes = FORMS[form].shapes(covariances(12, least=1.5)).expand(1, 12, 3).contiguous()
+    shapes = PARAMETRIZATIONS[form].shapes(covariances(12, least=1.5)).expand(1, 12, 3).contiguous()
     _, radii = conics(form, shapes, weights)
     lists = tiles(means2d, radii, torch.ones_like(weights), WIDTH, HEIGHT, backend="reference", tile_size=8)
     noise = torch.randn(1, HEIGHT, WIDTH, 3, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
@@ -87,8 +87,8 @@ def test_one_covariance_is_one_picture_in_every_form(mode, top_k, backend):
     means2d, colors, weights = picture(dtype=dtype)
     knobs = {"mode": mode, "top_k": top_k, "backend": backend}
     found = {}
-    for form in FORMS:
-        shapes = FORMS[form].shapes(covariances()).to(dtype).expand(1, 40, 3)
+    for form in PARAMETRIZATIONS:
+        shapes = PARAMETRIZATIONS[form].shapes(covariances()).to(dtype).expand(1, 40, 3)
         found[form] = rendered(form, shapes, means2d, colors, weights, **knobs)
     largest = found["cholesky"].abs().max()
     for form, image in found.items():
@@ -98,11 +98,11 @@ def test_one_covariance_is_one_picture_in_every_form(mode, top_k, backend):
         assert error.max() < 0.02, form
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", PARAMETRIZATIONS)
 def test_the_box_is_exact(form):
     """The ellipse on which a weight is ALPHA_MIN touches all four sides, and crosses none."""
     cov, weights = covariances(), torch.linspace(0.01, 2, 40, dtype=torch.float64)
-    found, radii = conics(form, FORMS[form].shapes(cov), weights)
+    found, radii = conics(form, PARAMETRIZATIONS[form].shapes(cov), weights)
     angle = torch.linspace(0, 2 * math.pi, 20001, dtype=torch.float64)[:, None]
     x, y = angle.cos(), angle.sin()
     a, b, c = found.unbind(-1)
@@ -112,10 +112,10 @@ def test_the_box_is_exact(form):
     torch.testing.assert_close(furthest, radii, rtol=1e-4, atol=0)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", PARAMETRIZATIONS)
 def test_what_is_culled_has_gradients_of_zero(form):
     nan, inf = math.nan, math.inf
-    good = FORMS[form].shapes(covariances(3)).float()
+    good = PARAMETRIZATIONS[form].shapes(covariances(3)).float()
     bad = torch.tensor([[nan, 0, 1], [1, inf, 1], [0, 0, 0], [1e30, 1e30, 1e30], [-1, 5, 1], [1, 1, 1]])
     shapes = torch.cat([good, bad]).requires_grad_()
     weights = torch.tensor([0.5, 0.9 * ALPHA_MIN, nan, *[0.5] * 6])
@@ -125,17 +125,17 @@ def test_what_is_culled_has_gradients_of_zero(form):
     assert ((radii > 0) == seen[:, None]).all() and found.isfinite().all()
     v_shapes = torch.autograd.grad(found, shapes, torch.ones_like(found))[0]
     assert (v_shapes[~seen] == 0).all() and (v_shapes[seen] != 0).any() and v_shapes.isfinite().all()
-    positive = FORMS[form].covariance(bad[4:].double())
+    positive = PARAMETRIZATIONS[form].covariance(bad[4:].double())
     assert seen[7:].tolist() == ((positive.det > 0) & positive.det.isfinite()).tolist()
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", PARAMETRIZATIONS)
 def test_what_shrinks_to_nothing_keeps_finite_gradients(form):
     """In float32, from 1 px down to 1e-20, in one direction or in both."""
     size = 10 ** -torch.linspace(0, 20, 101, dtype=torch.float64)
     for other in (size, torch.ones_like(size)):
         cov = Covariance(size**2, torch.zeros_like(size), other**2, (size * other) ** 2)
-        shapes = FORMS[form].shapes(cov).float().requires_grad_()
+        shapes = PARAMETRIZATIONS[form].shapes(cov).float().requires_grad_()
         found, radii = conics(form, shapes, torch.ones(101))
         assert found.isfinite().all() and (radii[:15] > 0).all() and (radii[-1] == 0).all()
         v_shapes = torch.autograd.grad(found, shapes, torch.zeros_like(found))[0]
@@ -151,5 +151,5 @@ def test_a_needle_keeps_its_determinant_in_float32():
 
 
 def test_an_unknown_form_is_refused():
-    with pytest.raises(ValueError, match="form: expected one of cholesky, .*, got 'choleski'; did you mean"):
+    with pytest.raises(ValueError, match="parametrization: expected one of cholesky, .*, got 'choleski'; did you mean"):
         conics("choleski", torch.zeros(1, 3), torch.ones(1))

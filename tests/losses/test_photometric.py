@@ -40,7 +40,9 @@ def test_full_mask_is_no_mask():
 
 def test_psnr():
     assert training_psnr(TARGET + 0.1, TARGET + 0.2, None) < 100
-    assert training_psnr(torch.full((1, 4, 4, 3), 0.4), torch.full((1, 4, 4, 3), 0.5)) == pytest.approx(20, abs=1e-4)
+    assert training_psnr(torch.full((1, 4, 4, 3), 0.4), torch.full((1, 4, 4, 3), 0.5)) == pytest.approx(
+        20, abs=1e-4
+    )
     mask = torch.zeros(1, 4, 4, 1)
     mask[:, 0, 0] = 1
     image = torch.full((1, 4, 4, 3), 0.5)

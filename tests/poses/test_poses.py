@@ -235,8 +235,16 @@ def test_the_record_tells_where_the_cameras_are():
     scene = Perturb(orbit=3.0, focal=10.0)(tiny.scene())
     fit(tiny.splats(), scene, 4, camera=Orbit(start=2), raster=CPU(), tracker=Numbers(), log_every=2)
     first, last = rows
-    assert first["camera_rotation_mean_deg"] < 0.01 and first["camera_focal_factor"] == 1 and first["lr_camera"] == 0
-    assert last["camera_rotation_max_deg"] > 0.03 and last["camera_focal_factor"] != 1 and last["lr_camera_focal"] > 0
+    assert (
+        first["camera_rotation_mean_deg"] < 0.01
+        and first["camera_focal_factor"] == 1
+        and first["lr_camera"] == 0
+    )
+    assert (
+        last["camera_rotation_max_deg"] > 0.03
+        and last["camera_focal_factor"] != 1
+        and last["lr_camera_focal"] > 0
+    )
     assert first["pose_focal_percent"] == pytest.approx(10, abs=0.01) and first["pose_rotation_deg"] > 0.5
 
 
@@ -301,6 +309,6 @@ def test_pose_errors_are_what_was_done_to_the_cameras():
     assert rows[0]["rotation_deg"] == pytest.approx(5, abs=0.1)  # one of six: the mean takes its sixth
     assert all(row["rotation_deg"] == pytest.approx(1, abs=0.1) for row in rows[1:])
     assert rows[0]["translation"] < 1e-3 and rows[0]["focal_percent"] == pytest.approx(20)
-    assert float(rotation_degrees(exp_map(torch.tensor([[1e-5, 0, 0, 0, 0, 0]]).double())[0])) == pytest.approx(
-        math.degrees(1e-5), rel=1e-6
-    )
+    assert float(
+        rotation_degrees(exp_map(torch.tensor([[1e-5, 0, 0, 0, 0, 0]]).double())[0])
+    ) == pytest.approx(math.degrees(1e-5), rel=1e-6)
