@@ -130,12 +130,12 @@ def _info(names: Words, words: Words) -> int:
     if not names:
         raise ValueError("expected a file")
 
-    def told(pair: FilePair) -> str:
+    def message(pair: FilePair) -> str:
         found = describe.describe(pair.source)
         return describe.to_json(found) if own.get("json") else describe.to_text(found)
 
     files = [FilePair(Path(name), Path(name)) for name in names]
-    return min(1, sum(run_each([pair], told, 1, _say, "") for pair in files))
+    return min(1, sum(run_each([pair], message, 1, _say, "") for pair in files))
 
 
 def _view(names: Words, words: Words) -> int:

@@ -151,5 +151,7 @@ def test_a_needle_keeps_its_determinant_in_float32():
 
 
 def test_an_unknown_form_is_refused():
-    with pytest.raises(ValueError, match="parametrization: expected one of cholesky, .*, got 'choleski'; did you mean"):
+    with pytest.raises(
+        ValueError, match="parametrization: expected one of cholesky, .*, got 'choleski'; did you mean"
+    ):
         conics("choleski", torch.zeros(1, 3), torch.ones(1))

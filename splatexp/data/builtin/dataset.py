@@ -44,7 +44,7 @@ class Builtin:
     cache: bool = True  # keep the scene on disk, so that it is made once
 
     def load(self) -> Scene:
-        """Return the scene: from the cache, or made anew where the cache lacks it or is broken.
+        """Return the scene: from the cache, or made again where the cache lacks it or is broken.
 
         Raises: ValueError for a setting that is too small.
         """

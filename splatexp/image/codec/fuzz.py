@@ -257,9 +257,9 @@ def main() -> None:
         print(*failures, sep="\n", end="\n" * bool(failures))
         if sum(counts.values()) % (50 * CHUNK) == 0:
             print(f"{sum(counts.values()):9d} files, {time.perf_counter() - began:.0f} s", flush=True)
-    told = ", ".join(f"{name} {n}" for name, n in counts.most_common())
+    summary = ", ".join(f"{name} {n}" for name, n in counts.most_common())
     print(
-        f"{sum(counts.values())} files ({told}), {failed} failures, at most {peak / 2**20:.0f} MiB a process"
+        f"{sum(counts.values())} files ({summary}), {failed} failures, at most {peak / 2**20:.0f} MiB a process"
     )
     sys.exit(1 if failed or peak > MEMORY_MAX else 0)
 

@@ -89,11 +89,11 @@ def encode(values: Tensor, books: Tensor) -> tuple[Tensor, Tensor]:
     """Return the indices [N,S] of values [N,K], and what they decode to [N,K]: each stage takes the nearest
     codeword.
     """
-    told, made = [], torch.zeros_like(values)
+    indices, made = [], torch.zeros_like(values)
     for book in books:
-        told.append(nearest(values - made, book))
-        made = made + book[told[-1]]
-    return torch.stack(told, 1), made
+        indices.append(nearest(values - made, book))
+        made = made + book[indices[-1]]
+    return torch.stack(indices, 1), made
 
 
 def index_bits(indices: Tensor, words: int) -> float:
