@@ -176,8 +176,10 @@ def test_nothing_is_left_to_do():
 
 
 def test_heavy_packages_are_imported_where_they_are_used(tmp_path):
-    code = "import sys; from splatexp.config.registry import options; from splatexp.run.run import Run; "
-    code += f"options(); print([name for name in {HEAVY} if name in sys.modules])"
+    code = (
+        "import sys; from splatexp.config.registry import option_classes; from splatexp.run.run import Run; "
+    )
+    code += f"option_classes(); print([name for name in {HEAVY} if name in sys.modules])"
     assert python("-c", code, cwd=tmp_path).stdout.strip() == "[]"
 
 

@@ -60,7 +60,7 @@ def evaluate_run(folder: str, **changes: Any) -> dict[str, Any]:
 
 def main() -> None:
     """Run the command `python -m splatexp.evaluate`."""
-    from splatexp.settings.arguments import run_command
+    from splatexp.commands.command_line import run_command
 
     known = {"run": str} | {setting.name: type(setting.default) for setting in fields(EvaluationSettings)}
     del known["every"], known["train_images_every"]  # these two are about training

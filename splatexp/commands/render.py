@@ -54,7 +54,7 @@ def render_run(folder: str, what: str = "views", frames: int = 120, fps: int = 3
 
 def main() -> None:
     """Run the command `python -m splatexp.render`."""
-    from splatexp.settings.arguments import run_command
+    from splatexp.commands.command_line import run_command
 
     known = {"run": str, "what": str, "frames": int, "fps": int}
     run_command(__doc__ or "", known, lambda run, **settings: print(*render_run(run, **settings), sep="\n"))

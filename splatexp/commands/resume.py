@@ -32,7 +32,7 @@ def resume_run(run: str) -> None:
 
 def main() -> None:
     """Run the command `python -m splatexp.resume`."""
-    from splatexp.settings.arguments import run_command
+    from splatexp.commands.command_line import run_command
 
     try:
         run_command(__doc__ or "", {"run": str}, resume_run)

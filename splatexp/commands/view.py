@@ -83,7 +83,7 @@ def view(run: str, host: str = "127.0.0.1", port: int = 8080, threads: int = 0) 
 
 def main() -> None:
     """Run the command `python -m splatexp.view`."""
-    from splatexp.settings.arguments import run_command
+    from splatexp.commands.command_line import run_command
 
     try:
         run_command(__doc__ or "", {"run": str, "host": str, "port": int, "threads": int}, view)

@@ -143,6 +143,7 @@ def _driver() -> str | None:
 
 
 def cpu_name() -> str:
+    """Return the model name of the processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

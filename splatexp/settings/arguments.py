@@ -1,13 +1,11 @@
-"""The command lines of the small commands: `key=value` arguments and errors of one line."""
+"""The `key=value` arguments of the small commands."""
 
 from __future__ import annotations
 
-import sys
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from splatexp.settings.messages import one_line, unknown_key
+from splatexp.settings.messages import unknown_key
 
 BOOLEANS = {"true": True, "false": False}
 
@@ -30,26 +28,6 @@ def parse_arguments(words: Sequence[str], known: Mapping[str, type]) -> dict[str
             raise ValueError(f"{key}: expected {key}=<value>, got no value")
         values[key] = _convert(key, text, known[key])
     return values
-
-
-def run_command(usage: str, known: Mapping[str, type], command: Callable[..., None]) -> None:
-    """Call `command` with the arguments of the command line, among them `run`, the folder of a run.
-
-    --help prints `usage`. An error is printed in one line, with exit status 2.
-    """
-    words = sys.argv[1:]
-    if {"-h", "--help", "help"} & set(words):
-        print(usage.strip())
-        return
-    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
-    try:
-        arguments = parse_arguments(words, known)
-        if not arguments.get("run"):
-            raise ValueError("run: expected the folder of a run, got none; set it with run=<folder>")
-        command(**arguments)
-    except (OSError, ValueError, ArithmeticError, MemoryError) as error:
-        print(one_line(error), file=sys.stderr)
-        sys.exit(2)
 
 
 def _convert(key: str, text: str, kind: type) -> Any:

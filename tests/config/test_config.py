@@ -131,13 +131,13 @@ def test_composing_gives_plain_objects():
         ("max_gaussians=10", "did you mean densify.max_gaussians?"),
         ("densfy=adc", "did you mean densify?"),
         ("+densfy=adc", "did you mean densify?"),
-        ("densify=acd", "densify=acd: no such option of densify; did you mean adc?"),
+        ("densify=acd", "densify=acd: densify has no such option; did you mean adc?"),
         ("preset=qiuck", "did you mean quick?"),
         ("tracker=[csv,tensorbord]", "did you mean tensorboard?"),
         ("regularizer=[opacty]", "did you mean opacity?"),
         ("regularizer.scale.weight=1", "regularizer.scale: needs regularizer=[scale]"),
         ("data.masks=false", "data.masks: needs data=colmap or data=photos or data=transforms"),
-        ("tracker.csv.x=1", "tracker.csv.x: no such key; tracker.csv has none"),
+        ("tracker.csv.x=1", "tracker.csv.x: no such key; tracker.csv has no settings below it"),
         ("tracker.csv=null", "tracker.csv: expected"),
         ("steps=abc", "steps: expected a whole number, got 'abc'"),
         ("steps=1e3", "write 1_000"),
@@ -162,20 +162,20 @@ def test_composing_gives_plain_objects():
         ("+densify@data=none", "Merge error"),
         ("densify.grow.scroe=edge", "densify.grow.scroe: no such key; did you mean densify.grow.score?"),
         ("densify.grwo.operate=prune", "densify.grwo: no such key; did you mean densify.grow?"),
-        ("+densify.grwo.score=age", "densify.grow? (densify.grwo.operate would make a new one)"),
-        ("+densify.plan.operate=prune", "densify.plan: expected another name"),
-        ("+densify.a-b.operate=prune", "densify.a-b: expected another name"),
+        ("+densify.grwo.score=age", "densify.grow? (a new entry needs densify.grwo.operate)"),
+        ("+densify.plan.operate=prune", "densify.plan: expected a name that is not taken"),
+        ("+densify.a-b.operate=prune", "densify.a-b: expected a name that is not taken"),
         ("+densify.extra.operate=prnue", "densify.extra.operate: expected one of"),
         ("+densify.extra={operate: prune, scroe: age}", "densify.extra.scroe: no such key; did you mean"),
         ("~densify.every", "densify.every: a setting cannot be deleted"),
         ("~densify.opacity_reset", "densify.opacity_reset: a setting cannot be deleted"),
         ("~densify.grow.max_rows", "densify.grow.max_rows: a setting cannot be deleted"),
         ("~model.sh_degree", "model.sh_degree: a setting cannot be deleted"),
-        ("~densify.lagre", "densify.lagre: no such key; did you mean densify.prune_large?"),
+        ("~densify.prune_lagre", "densify.prune_lagre: no such key; did you mean densify.prune_large?"),
         ("densify.prune_large=null", "densify.prune_large: expected a value, got null"),
         ("densify={_target_: os.system}", "cannot be set"),
-        ("preset=[quick,qiuck]", "preset=qiuck: no such option of preset; did you mean quick?"),
-        ("steps=${log_every}", "steps: expected a whole number"),
+        ("preset=[quick,qiuck]", "preset=qiuck: preset has no such option; did you mean quick?"),
+        ("steps=${log_every}", "steps: expected a plain whole number, got an expression of value 50"),
     ],
 )
 def test_refused_in_one_line(word, said):
@@ -282,10 +282,13 @@ def test_a_strategy_may_build_on_another(folder):
     ("text", "said"),
     [
         ("grow: {scroe: age}", "densify.grow.scroe: no such key; did you mean densify.grow.score?"),
-        ("rset: {every: 0}", "densify.rset: no such key; did you mean densify.opacity_reset?"),
+        (
+            "opacity_rset: {every: 0}",
+            "densify.opacity_rset: no such key; did you mean densify.opacity_reset?",
+        ),
         ("evry: 3", "densify.evry: no such key; did you mean densify.every?"),
         ("every: often", "densify.every: expected a whole number, got 'often'"),
-        ("plan: {operate: prune}", "densify.plan: expected another name"),
+        ("plan: {operate: prune}", "densify.plan: expected a name that is not taken"),
     ],
 )
 def test_a_strategy_with_a_mistake_is_refused_with_its_file(folder, text, said):
@@ -319,7 +322,7 @@ def test_rules_by_name_are_fields():
     assert copy.deepcopy(one) == one and dataclasses.asdict(one)["second"]["score"] == "age"
     with pytest.raises(TypeError, match="evry"):
         RuleStrategy(evry=3)
-    with pytest.raises(ValueError, match="plan: expected another name"):
+    with pytest.raises(ValueError, match="plan: expected a name that is not taken"):
         RuleStrategy(plan=Rule())
 
 
