@@ -16,9 +16,9 @@ _serial = itertools.count()
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on leaving, flush the file there to disk and rename it to `path`.
 
-    The temporary file is in the same folder, so that renaming it is atomic, and keeps the suffix, by which some
-    writers choose the format. When anything fails, including a full disk, the previous file stays and the
-    temporary one is removed.
+    The temporary file is in the same folder, so that renaming it is atomic, and keeps the suffix, by which
+    some writers choose the format. When anything fails, including a full disk, the previous file stays and
+    the temporary one is removed.
 
     Raises: OSError that names `path` and the cause; NotADirectoryError where a parent of `path` is a file.
     """

@@ -92,8 +92,8 @@ def save_video(path: str | PathLike[str], frames: Iterable[Tensor | np.ndarray],
 def colormap() -> np.ndarray:
     """Return a perceptual colour map [256,3] uint8: black-violet over red and orange to pale yellow.
 
-    It is made in OKLab: lightness rises linearly from 0.12 to 0.97 while the hue turns from 295 to 465 degrees;
-    the chroma is largest in the middle, within what sRGB can show.
+    It is made in OKLab: lightness rises linearly from 0.12 to 0.97 while the hue turns from 295 to 465
+    degrees; the chroma is largest in the middle, within what sRGB can show.
     Source: Ottosson 2020, "A perceptual color space for image processing".
     """
     t = np.linspace(0.0, 1.0, 256)

@@ -6,7 +6,8 @@
           green, then blue, so f_rest_{c(K-1)+k} = shN[:, k, c].
           Source: the reference code of 3DGS (Kerbl et al. 2023).
 `.splat`  32 bytes per Gaussian: position 3 float32, scale 3 float32 (activated), RGBA 4 uint8, quaternion
-          4 uint8 (128 + 128 q); rows in descending order of volume times opacity; the colour is that of degree 0 alone.
+          4 uint8 (128 + 128 q); rows in descending order of volume times opacity; the colour is that of
+          degree 0 alone.
           Source: antimatter15/splat.
 """
 
@@ -34,8 +35,8 @@ REQUIRED = tuple(name for name in BEFORE_REST + AFTER_REST if name not in ("nx",
 def save_ply(path: str | PathLike[str], splats: Any) -> None:
     """Write all parameters of `splats` to a .ply, atomically; isotropic Gaussians get three equal scales.
 
-    `splats` has `means` [N,3], `quats` [N,4], `log_scales` [N,3] or [N,1], `opacity_logits` [N], `sh0` [N,1,3]
-    and `shN` [N,K-1,3]. Values are written bit for bit.
+    `splats` has `means` [N,3], `quats` [N,4], `log_scales` [N,3] or [N,1], `opacity_logits` [N], `sh0`
+    [N,1,3] and `shN` [N,K-1,3]. Values are written bit for bit.
 
     Raises: OSError when the file cannot be written completely.
     """
@@ -68,8 +69,8 @@ def load_ply(path: str | PathLike[str]) -> dict[str, Tensor]:
     The properties may be in any order and type, in ASCII or either byte order. Normals, colours and anything
     else are ignored. Without `f_rest` the model has SH degree 0.
 
-    Raises: FileNotFoundError; ValueError (one line) for a file that is damaged, lacks a property that a Gaussian
-    needs, has a number of `f_rest` that is not one of `SH_REST`, or values that are not finite.
+    Raises: FileNotFoundError; ValueError (one line) for a file that is damaged, lacks a property that a
+    Gaussian needs, has a number of `f_rest` that is not one of `SH_REST`, or values that are not finite.
     """
     import torch
 
