@@ -138,7 +138,7 @@ KEYS: dict[str, str] = {
     "densify.*.dim": "densify.*.opacity_factor",
     "densify.*.distance": "densify.*.max_distance",
     "densify.*.similarity": "densify.*.max_log_ratio",
-    # rules (early, late, soft, hard, unseen and prune are too common to be taken from users)
+    # rules
     "densify.faint": "densify.prune_low_opacity",
     "densify.large": "densify.prune_large",
     "densify.specks": "densify.prune_small_footprint",
@@ -149,6 +149,12 @@ KEYS: dict[str, str] = {
     "densify.recover": "densify.prune_after_reset",
     "densify.slim": "densify.prune_low_weight",
     "densify.half": "densify.prune_low_score",
+    "densify.early": "densify.prune_low_weight_early",
+    "densify.late": "densify.prune_low_weight_late",
+    "densify.unseen": "densify.prune_unseen",
+    "densify.soft": "densify.prune_soft",
+    "densify.hard": "densify.prune_hard",
+    "densify.prune": "densify.prune_low_opacity",
     "importance.rate": "importance.lr",
     "importance.rate_end": "importance.lr_end",
     "importance.initial": "importance.init_logit",
