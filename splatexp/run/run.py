@@ -85,9 +85,8 @@ class Run(Recipe):
     evaluate: EvaluationSettings = field(default_factory=EvaluationSettings)
     # what a sweep optimizes: the name of a metric in metrics.json, or a list of names
     objective: str | list[str] = field(default="psnr", metadata={"unit": "names"})
-    force: bool = field(
-        default=False, metadata=NOT_IN_JOB_ID
-    )  # a sweep runs the job even if its result is known
+    # true: a sweep runs the job even if its result is known
+    force: bool = field(default=False, metadata=NOT_IN_JOB_ID)
     # folder in which sweeps note where a job was started; "": none, and every job is run
     job_cache: str = field(default="multirun/.job_cache", metadata={"unit": "path", **NOT_IN_JOB_ID})
     viewer: ViewerSettings = field(default_factory=ViewerSettings, metadata=NOT_IN_JOB_ID)

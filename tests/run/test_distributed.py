@@ -32,10 +32,13 @@ def both(folder, case):
     started = [
         subprocess.Popen(
             [sys.executable, str(CASE), str(rank), str(folder), case],
-            env=settings, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            env=settings,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
         for rank in range(2)
-    ]  # fmt: skip
+    ]
     try:
         for process in started:
             output, _ = process.communicate(timeout=120)
