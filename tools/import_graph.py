@@ -16,8 +16,8 @@ from pathlib import Path
 
 Graph = dict[str, set[str]]  # module -> the modules of the package that it imports
 
-# The floors of the house, the top one first. A room imports rooms of lower floors alone, be it at the top of a
-# file, inside a function, or for types. Flat modules are rooms of their own; `splatexp_kernels` is the ground.
+# The floors of the house, the top one first. A room imports rooms of lower floors alone, be it at the top of
+# a file, inside a function, or for types. Flat modules are rooms of their own.
 FLOORS = (
     "__main__ evaluate render resume view study",
     "commands sweep image",
