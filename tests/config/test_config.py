@@ -70,7 +70,7 @@ def test_every_file_composes_and_builds(group, name):
 def test_presets_go_with_every_other_choice(preset, words):
     words = [*words, *IMAGE_OVERRIDES.get(("preset", preset), [])]
     if preset in IMAGES and words[0] != "densify=none":
-        with pytest.raises(ConfigError, match="schedule: expected plane with data=image, got another"):
+        with pytest.raises(ConfigError, match="schedule: expected image with data=image, got Schedule"):
             build(compose([f"preset={preset}", *words]))
         return
     assert build(compose([f"preset={preset}", *words])).steps > 0

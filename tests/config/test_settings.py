@@ -36,6 +36,7 @@ from splatexp.schedules.schedule import Dash, Schedule
 from splatexp.testing import toy_scene
 from splatexp.train.dropout import Dropout
 from splatexp.train.optimizer import Adam, WeightDecay
+from splatexp.train.recipe import RECIPE
 from splatexp.train.smoothing import Smoothing
 
 STEPS = 32
@@ -431,8 +432,8 @@ composer = cache(make_loader)
 def said(*words):
     """The outcome of what a command line says."""
     run = build(composer().compose_job("config", words))
-    parts = {name: getattr(run, name) for name in (*PARTS, "batch")} | {"camera": run.camera}
-    return outcome(run.steps, run.regularizer.values(), seed=run.seed, **parts)
+    parts = {name: getattr(run, name) for name in RECIPE if name not in ("steps", "data", "model", "regularizer")}
+    return outcome(run.steps, run.regularizer.values(), **parts)
 
 
 def tiers():

@@ -85,7 +85,7 @@ def simulate() -> None:
     torch.cuda.Event = Event
     torch.cuda.max_memory_allocated = lambda: 2**30
     torch.cuda.get_device_properties = lambda device: SimpleNamespace(**CARD)
-    gpu.place = lambda interpret: ("cpu:0", "")
+    gpu.find_device = lambda interpret: ("cpu:0", "")
     gpu_clock.FLUSH, gpu_clock.COPIED, gpu_clock.ADDED, gpu_clock.WARM_UPS = 1, 1 << 10, (1, 16, 1), 0
     gpu_parts.REPEATS = 1, 0.0
     gpu_time.FULL, gpu_time.SMALL = [*gpu_time.TINY, (5, (0, 0))], gpu_time.TINY[0]

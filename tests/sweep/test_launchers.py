@@ -36,11 +36,11 @@ def test_jobs_run_in_other_processes(command, elsewhere, name):
     spec = find_spec(EXTRAS[name])
     if spec is None or spec.origin is None:  # a bare folder of that name is no package
         pytest.skip(f"needs the extra {EXTRAS[name]}")
-    words = ["+densify.extra={operate: prune, score: age, most: 3}", "densify=adc", "seed=7"]
+    words = ["+densify.extra={operate: prune, score: age, max_rows: 3}", "densify=adc", "seed=7"]
     assert command(*elsewhere(f"hydra/launcher={name}", *words)) == 0
     card, config = read("all", "0", "job.json"), read("all", "0", "run.json")["config"]
     assert card["status"] == "done" and card["pid"] != os.getpid()
-    assert config["densify"]["extra"]["most"] == 3 and config["seed"] == 7
+    assert config["densify"]["extra"]["max_rows"] == 3 and config["seed"] == 7
     if name == "ray":
         import ray
 
