@@ -95,6 +95,7 @@ def test_more_threads_than_any_machine_has_are_refused():
         check_settings(["quality=100"])
 
 
+@pytest.mark.slow
 def test_an_interruption_of_a_folder_ends_all_and_leaves_nothing(tmp_path):
     for name in "abc":
         image_file.write_image(

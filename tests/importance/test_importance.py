@@ -264,6 +264,7 @@ def test_a_mask_that_is_off_hears_of_the_regularisation_alone():
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_regularisation_keeps_importance_from_ending_at_one(kind):
     def mean(**settings) -> float:
         fast = {

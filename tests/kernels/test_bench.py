@@ -7,6 +7,7 @@ from pathlib import Path
 BENCH = Path(__file__).parents[2] / "kernels" / "bench"
 
 
+@pytest.mark.slow
 def test_cpu_bench_reports_every_op():
     small = ["--untested", "--gaussians", "300", "--size", "40x30", "--repeats", "1"]
     done = subprocess.run([sys.executable, str(BENCH), "all", *small], capture_output=True, text=True)

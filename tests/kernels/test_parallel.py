@@ -55,6 +55,7 @@ def test_a_chunk_that_throws_ends_the_call():
 @pytest.mark.parametrize(
     "op", [pytest.param(op, marks=() if op in ("blend", "chunks") else pytest.mark.slow) for op in OPS]
 )  # each a process that imports torch and forks 48 others
+@pytest.mark.slow
 def test_running_out_of_memory_is_an_error_that_can_be_survived(op):
     rows = json.loads(python(str(Path(__file__).parents[1] / "support" / "starved.py"), op))
     assert {row["died"] for row in rows} == {None}

@@ -66,6 +66,7 @@ def test_two_processes_train_as_one_with_two_views(tmp_path):
     assert other["called"] == other["logged"] == [] and lead["end"] == other["end"] == "done"
 
 
+@pytest.mark.slow
 def test_density_control_keeps_the_cap_and_names_apart(tmp_path):
     (lead, _), rows = both(tmp_path, "grow")
     assert 60 < len(rows["uid"]) <= CAP and lead["rows"] == len(rows["uid"]) == lead["logged"][-1][1]
@@ -74,6 +75,7 @@ def test_density_control_keeps_the_cap_and_names_apart(tmp_path):
     assert rows["generation"].max() > 0
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_stops_both_with_whole_rows(tmp_path):
     (lead, other), rows = both(tmp_path, "stop")
     assert "SIGTERM" in lead["end"] and "SIGTERM" in other["end"] and "after step 1" in other["end"]

@@ -49,7 +49,15 @@ def today(overrides):
         yield f"{group}=[{','.join(new)}]" if names.startswith("[") else f"{group}={new[0]}"
 
 
-@pytest.mark.parametrize("entry", CONFIGS, ids=lambda entry: " ".join(entry["overrides"]) or "usual")
+def entries():
+    """The configs: the usual one and those of presets are quick, those of single options slow."""
+    for entry in CONFIGS:
+        name = " ".join(entry["overrides"])
+        quick = not name or name.startswith("preset")
+        yield pytest.param(entry, id=name or "usual", marks=() if quick else pytest.mark.slow)
+
+
+@pytest.mark.parametrize("entry", list(entries()))
 def test_a_config_of_version_0_1_means_what_it_meant(entry, tmp_path, monkeypatch):
     """The saved config of each preset and option gives the settings that the same words give today."""
     monkeypatch.chdir(tmp_path)

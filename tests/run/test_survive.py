@@ -205,6 +205,7 @@ def test_the_second_signal_is_not_waited_for():
     assert stopped.value.code == 143
 
 
+@pytest.mark.slow
 def test_kills_at_any_moment_lose_nothing(tmp_path, capfd):
     """Some kills here; KILLS=100 for as many. The run saves at every step, so that most hit a save."""
     kills, dice = int(os.environ.get("KILLS", 12)), random.Random(0)

@@ -56,6 +56,7 @@ def pair(tmp_path):
 # what is found ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_verdicts_are_those_of_the_pictures(findings):
     for metric in METRICS:
         said = {name: comparison.verdict for name, comparison in findings.verdicts[metric].items()}

@@ -48,6 +48,7 @@ def test_jobs_run_in_other_processes(command, elsewhere, name):
 
 
 @pytest.mark.filterwarnings("default")
+@pytest.mark.slow
 def test_jobs_side_by_side_share_the_processors_and_none_disturbs_another(
     command, elsewhere, tmp_path, capfd
 ):

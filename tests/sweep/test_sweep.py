@@ -130,6 +130,7 @@ def test_a_sweep_that_varies_what_changes_no_bit_still_runs_it(command, tmp_path
     assert [read("all", str(job), "run.json")["config"]["threads"] for job in (0, 1)] == [1, 2]
 
 
+@pytest.mark.slow
 def test_a_folder_holds_one_sweep(command, tmp_path, capfd):
     assert command(*sweep("seed=0", folder="all")) == 0
     assert command(*sweep("seed=1", folder="all")) == 2

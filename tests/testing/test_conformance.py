@@ -68,6 +68,7 @@ EVERYTHING = {
 
 
 @pytest.mark.parametrize("reset", ["clamp", "recentre"])
+@pytest.mark.slow
 def test_operators_conform_whatever_fades_or_wanders(reset):
     strategy = RuleStrategy(
         start=0,

@@ -20,7 +20,7 @@ backend = pytest.importorskip("torch.utils.backend_registration")
 @pytest.mark.parametrize(
     ("chosen", "count"),
     [
-        ("not gives_the_same or everything", 8),
+        pytest.param("not gives_the_same or everything", 8, marks=pytest.mark.slow),
         pytest.param("gives_the_same and not everything", 8, marks=pytest.mark.slow),
     ],
     ids=["operators", "strategies"],

@@ -91,6 +91,7 @@ def training(browser, tmp_path):
         process.wait()
 
 
+@pytest.mark.slow
 def test_a_run_that_trains_is_paused_stepped_and_stopped(training, browser):
     process, page = training
     for word in ("Pause", "Step", "Mode", "Snapshot", "Cameras", "Crop", "Curves"):
