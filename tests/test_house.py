@@ -143,7 +143,9 @@ def test_only_what_a_user_starts_prints(path):
     tree = tree_of(path)
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
     prints = any(isinstance(node.func, ast.Name) and node.func.id == "print" for node in calls)
-    starts = any(isinstance(node, ast.FunctionDef) and node.name in ("main", "run_command") for node in tree.body)
+    starts = any(
+        isinstance(node, ast.FunctionDef) and node.name in ("main", "run_command") for node in tree.body
+    )
     assert not prints or starts or import_graph.room(name_of(path)) in PRINTING_ROOMS
 
 

@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 RASTERIZER = "run's rasterizer"  # the choices of "Renderer"
 BROWSER = "browser"
 PHOTO_SIZE = 400  # px, longer side of the photograph in the panel
-UNHIDE_DISTANCE = (
-    10.0  # in frustum sizes: beyond it from a hidden frustum a client sees it again
-)
+UNHIDE_DISTANCE = 10.0  # in frustum sizes: beyond it from a hidden frustum a client sees it again
 
 
 class SharedPage(Protocol):
@@ -43,9 +41,7 @@ class Client:
         self.id = handle.client_id
         self.flights = 0  # number of flights to a camera that have begun
         self._lock = threading.Lock()
-        self._hidden: tuple[Any, np.ndarray, float] | None = (
-            None  # node, position, size of a frustum
-        )
+        self._hidden: tuple[Any, np.ndarray, float] | None = None  # node, position, size of a frustum
         self._no_cameras: Any = None  # scene node that hides all frusta for this client
         self._splats: Any = None  # scene node of the Gaussians that the browser renders
         self._panel()

@@ -163,9 +163,7 @@ def _contributions(renderer: ViewRenderer, camera: Camera) -> tuple[Tensor, str]
 
 def _age(renderer: ViewRenderer, camera: Camera) -> tuple[Tensor, str]:
     if not renderer.ages:
-        raise ValueError(
-            "age: expected Gaussians of a checkpoint, got those of a .ply, which holds no ages"
-        )
+        raise ValueError("age: expected Gaussians of a checkpoint, got those of a .ply, which holds no ages")
     age = (renderer.step - renderer.splats.born).float()
     most = float(age.amax()) if len(age) else 0.0
     return renderer.render_values(camera, age / max(most, 1.0)), f"dark 0 to bright {most:,.0f} steps"

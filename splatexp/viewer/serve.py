@@ -49,7 +49,12 @@ def serve_viewer(
 
 @contextmanager
 def viewer_context(
-    viewer: ViewerSettings, recipe: Recipe, scene: Scene, folder: Path, trackers: Trackers, signals: StopSignals
+    viewer: ViewerSettings,
+    recipe: Recipe,
+    scene: Scene,
+    folder: Path,
+    trackers: Trackers,
+    signals: StopSignals,
 ) -> Iterator[StepCallback]:
     """Serve the page of the run in `folder` while the context lasts, if the viewer is enabled.
 

@@ -27,9 +27,7 @@ class ViewerSettings:
     enabled: bool = False
     host: str = "127.0.0.1"  # address to listen on; 0.0.0.0 lets everyone who reaches this machine in
     port: int = 8080  # where this port is busy, the next free one is taken
-    max_time_fraction: float = (
-        0.5  # of the time, at most, goes into rendering for clients while training
-    )
+    max_time_fraction: float = 0.5  # of the time, at most, goes into rendering for clients while training
     refresh_seconds: float = 1.0  # time between two images of a view that does not move, in training
     max_resolution: int = 1280  # longer side of a rendered image, px
 

@@ -432,7 +432,9 @@ composer = cache(make_loader)
 def said(*words):
     """The outcome of what a command line says."""
     run = build(composer().compose_job("config", words))
-    parts = {name: getattr(run, name) for name in RECIPE if name not in ("steps", "data", "model", "regularizer")}
+    parts = {
+        name: getattr(run, name) for name in RECIPE if name not in ("steps", "data", "model", "regularizer")
+    }
     return outcome(run.steps, run.regularizer.values(), **parts)
 
 

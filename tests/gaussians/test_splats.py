@@ -218,7 +218,9 @@ def test_init_from_a_file(tmp_path):
     save_ply(tmp_path / "a.ply", splats)
     again = SceneModel(init="ply", init_path=str(tmp_path / "a.ply"), sh_degree=1)(tiny.scene())
     assert all(torch.equal(again.params[name], splats.params[name]) for name in PARAMS)
-    richer = SceneModel(init="ply", init_path=str(tmp_path / "a.ply"), sh_degree=2, init_points=7)(tiny.scene())
+    richer = SceneModel(init="ply", init_path=str(tmp_path / "a.ply"), sh_degree=2, init_points=7)(
+        tiny.scene()
+    )
     assert richer.shN.shape == (7, 8, 3) and not richer.shN[:, 3:].any()
 
 

@@ -138,7 +138,8 @@ def test_transmittance_fills_photographs_but_not_backgrounds():
     Transmittance().check(tiny.scene())
     for more in ({"background": (1.0, 1.0, 1.0)}, {"background": (0.0, 0.0, 0.0)}):
         with pytest.raises(
-            ValueError, match="transmittance: expected a scene without a background, got tiny with a background"
+            ValueError,
+            match="transmittance: expected a scene without a background, got tiny with a background",
         ):
             Transmittance().check(replace(tiny.scene(), **more))
     Opacity().check(tiny.scene(random_background=True))

@@ -71,7 +71,9 @@ def test_it_draws_what_the_reference_draws(calls, knobs, asked):
     for name in ("image", "alpha", "depth", "conics", "scales", "opacities", "background"):
         one, other = getattr(found, name), getattr(expected, name)
         assert one is other is None or torch.allclose(one, other, atol=1e-5), name
-    torch.testing.assert_close(found.blended_opacities[found.visible], expected.blended_opacities[found.visible])
+    torch.testing.assert_close(
+        found.blended_opacities[found.visible], expected.blended_opacities[found.visible]
+    )
     assert found.radii.dtype == torch.float32 and not found.radii[~found.visible].any()
     assert (found.radii - expected.radii).abs().max() < 1
     for name, grad in exact.items():

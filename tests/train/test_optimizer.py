@@ -104,7 +104,9 @@ def test_updates_follow_from_the_step_alone():
     rest.load_state_dict({name: tensor.clone() for name, tensor in half.state_dict().items()})
     for step in range(7, 11):
         backward(rest, grads[step])
-        adam.step(rest, step, lr_factors=ONES, visible=torch.ones(1, 60, dtype=torch.bool), backend="reference")
+        adam.step(
+            rest, step, lr_factors=ONES, visible=torch.ones(1, 60, dtype=torch.bool), backend="reference"
+        )
     assert_same(rest, whole.params, rtol=0, atol=0)
 
 

@@ -64,7 +64,11 @@ def test_every_tracker_has_all_that_is_promised(tmp_path, capsys, offline):  # n
     assert {artifact.type for artifact in artifacts} == {"run_table", "model"}
     assert any(key.endswith(".path") for row in table for key in row), "pictures"
     parts = facts["sessions"]
-    assert parts[0]["exit_code"] == 0 and parts[0]["start_step"] == 0 and parts[0]["started_at"] <= parts[0]["ended_at"]
+    assert (
+        parts[0]["exit_code"] == 0
+        and parts[0]["start_step"] == 0
+        and parts[0]["started_at"] <= parts[0]["ended_at"]
+    )
 
 
 def test_births_prunes_and_relocations_are_counted_by_kind(tmp_path, capsys):

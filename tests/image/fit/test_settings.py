@@ -43,9 +43,7 @@ def outcome(**parts):
 
 
 def births(**settings):
-    rule = Rule(
-        **{"operate": "birth", "score": "error", "select": "sample", "threshold": 0.01} | settings
-    )
+    rule = Rule(**{"operate": "birth", "score": "error", "select": "sample", "threshold": 0.01} | settings)
     return RuleStrategy(
         every=4, start=0, stop=0, max_gaussians=60, opacity_reset=OpacityReset(every=0), births=rule
     )
