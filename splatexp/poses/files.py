@@ -57,7 +57,7 @@ def load_cameras(folder: Path, scene: Scene) -> list[Camera]:
         return [_camera(frames[view.name]) for view in scene.train]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"{path}: expected the training cameras of {scene.name}, got another content ({error!r})"
+            f"{path}: expected the training cameras of {scene.name}, cannot read them ({error!r})"
         ) from error
 
 

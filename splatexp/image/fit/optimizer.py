@@ -55,10 +55,10 @@ class ImageAdam(Optimizer):
     refine: Refinement = field(default_factory=Refinement)
 
     def end_step(
-        self, splats: Rows, sight: StepOutput, raster: Rasterizer, step: int, steps: int, best: list[float]
+        self, splats: Rows, output: StepOutput, raster: Rasterizer, step: int, steps: int, best: list[float]
     ) -> bool:
         """Run the stages of `refine` that are due after a step; return whether the fit ends."""
-        return self.refine(splats, sight, raster, step, steps, best)  # type: ignore[arg-type]
+        return self.refine(splats, output, raster, step, steps, best)  # type: ignore[arg-type]
 
     def _update(
         self, splats: Rows, name: str, count: int, rate: float, rows: Tensor | None, backend: str

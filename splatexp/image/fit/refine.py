@@ -58,30 +58,30 @@ class Refinement:
         return bool(self.solve_every or self.lbfgs_steps or self.patience)
 
     def __call__(
-        self, rows: Splats2D, sight: StepOutput, raster: ImageRaster, step: int, steps: int, best: list[float]
+        self, rows: Splats2D, output: StepOutput, raster: ImageRaster, step: int, steps: int, best: list[float]
     ) -> bool:
         """Do what is due after a step, in place.
 
         Args:
-            sight: the output of the step, as it was before the rows were updated.
+            output: the output of the step, as it was before the rows were updated.
             best: the highest PSNR of the watched tiles so far, dB, and its step; [] before the first check.
                 It is updated in place, and has to be passed again the next time.
 
         Returns: whether the fit ends here.
         """
-        last = self._stopped_improving(step, sight, best) or step + 1 == steps
+        last = self._stopped_improving(step, output, best) or step + 1 == steps
         if last and self.lbfgs_steps:
-            self._minimize(rows, sight, raster)
+            self._minimize(rows, output, raster)
         if self.solve_every and (last or (step + 1) % self.solve_every == 0):
-            self._solve(rows, sight, raster)
+            self._solve(rows, output, raster)
         return last
 
-    def _stopped_improving(self, step: int, sight: StepOutput, best: list[float]) -> bool:
+    def _stopped_improving(self, step: int, output: StepOutput, best: list[float]) -> bool:
         """Return whether the watched tiles have stopped improving."""
         if not self.patience or step % self.check_every:
             return False
-        target = sight.target[0]
-        errors = (sight.render.image.detach()[0].clamp(0, 1) - target).square().mean(-1)
+        target = output.target[0]
+        errors = (output.render.image.detach()[0].clamp(0, 1) - target).square().mean(-1)
         squares = tiles_of(errors, self.tile_size)[
             highest_entropy_tiles(target.mean(-1), self.tile_size, self.tile_fraction)
         ]
@@ -91,9 +91,9 @@ class Refinement:
         return step - best[1] >= self.patience
 
     @torch.no_grad()
-    def _solve(self, rows: Splats2D, sight: StepOutput, raster: ImageRaster) -> None:
+    def _solve(self, rows: Splats2D, output: StepOutput, raster: ImageRaster) -> None:
         """Replace the colours by those of least squares, and reset Adam's first moment of them."""
-        render = raster(rows, sight.camera, background=sight.render.background)
+        render = raster(rows, output.camera, background=output.render.background)
         geometry = render.means2d, render.conics, render.radii, render.blended_opacities
         blend = BlendOperator(
             *(each[0] for each in geometry),
@@ -104,14 +104,14 @@ class Refinement:
             backend=raster.backend,
         )
         colors = render.colors[0]
-        wanted = sight.target[0] - (render.image[0] - blend.draw(colors))
+        wanted = output.target[0] - (render.image[0] - blend.draw(colors))
         solved = solve_colors(
             blend, wanted, colors, steps=self.solve_steps, ridge=self.solve_ridge, tolerance=1e-5
         )
         rows.colors.copy_(solved.colors)
         rows.exp_avg["colors"].zero_()
 
-    def _minimize(self, rows: Splats2D, sight: StepOutput, raster: ImageRaster) -> None:
+    def _minimize(self, rows: Splats2D, output: StepOutput, raster: ImageRaster) -> None:
         """Run L-BFGS on the sum of squares, in units of a Gaussian: its size, and a colour of equal
         effect.
         """
@@ -139,8 +139,8 @@ class Refinement:
         def closure() -> Tensor:
             put()
             with torch.enable_grad():
-                drawn = raster(rows, sight.camera, background=sight.render.background)
-                loss = (drawn.image - sight.target).square().sum()
+                drawn = raster(rows, output.camera, background=output.render.background)
+                loss = (drawn.image - output.target).square().sum()
                 found = torch.autograd.grad(loss, list(leaves.values()))
             for (name, way), grad in zip(ways.items(), found, strict=True):
                 way.grad = grad * units.get(name, 1.0)
