@@ -1,4 +1,4 @@
-"""What the Triton kernels of all ops share: constants, grids, rows of a few words, vectors, rotations.
+"""Helpers that the Triton kernels of all ops share: constants, grids, rows of a few words, vectors, rotations.
 
 Importing this module imports Triton, so only a `gpu.py` and `dispatch` do so. Under TRITON_INTERPRET=1 (read
 once, here and by each `@triton.jit`) kernels run in numpy, on tensors of any device: exact and slow, for

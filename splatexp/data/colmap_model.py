@@ -30,7 +30,7 @@ class ColmapImage:
 
 @dataclass(frozen=True)
 class ColmapModel:
-    """What a sparse model holds."""
+    """A sparse model: its cameras, images and points."""
 
     cameras: dict[int, Lens]  # by camera id
     images: list[ColmapImage]  # in the order of the file

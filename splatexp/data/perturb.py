@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 @dataclass
 class Perturb:
-    """How far the training cameras are moved. The true ones are kept with the scene; held-out cameras do not
-    change.
+    """Settings that move the training cameras away from where they are.
+
+    The true cameras are kept with the scene; held-out cameras do not change.
     """
 
     orbit: float = 0.0  # degrees: yaw and pitch about the common focus are off by up to this, uniformly

@@ -1,4 +1,4 @@
-"""What every loader returns: views (image, camera, mask) in a training and a held-out set, and points.
+"""The scene that every loader returns: views (image, camera, mask) in a training and a held-out set, and points.
 
 Images stay uint8 in memory, [H,W,3], sRGB.
 """

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class EvaluationSettings:
-    """What is measured on the held-out views, and which images are written."""
+    """Settings of the evaluation: the metrics of the held-out views, and the images that are written."""
 
     every: int = 0  # steps between two evaluations during training; 0: only at the end
     lpips_weights: str = field(default="", metadata={"unit": "path"})  # folder of backbones; "": no LPIPS

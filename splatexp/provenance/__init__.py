@@ -1,1 +1,1 @@
-"""Where a number comes from: code, environment, and the identity of an experiment."""
+"""The provenance of a number: code, environment, and the identity of an experiment."""

@@ -29,7 +29,7 @@ FILE_NAME = re.compile(r"step_(\d{8,})\.safetensors")
 
 @dataclass
 class CheckpointSettings:
-    """When checkpoints are written and how many are kept."""
+    """Settings of checkpoints: when they are written, and how many are kept."""
 
     every: int = 1000  # steps; 0: none, except one before an interrupted run stops
     keep: int = 2  # number of the latest files that are kept

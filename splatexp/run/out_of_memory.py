@@ -1,4 +1,4 @@
-"""What a run does when memory has run out: save the state, then continue with less, or stop with advice."""
+"""The answer of a run to memory that has run out: save the state, then continue with less, or stop with advice."""
 
 from __future__ import annotations
 

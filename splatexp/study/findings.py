@@ -55,7 +55,7 @@ class Metric:
 
     @property
     def higher_is_better(self) -> bool:
-        """Whether more is better; false for distances such as LPIPS."""
+        """Return whether more is better; false for distances such as LPIPS."""
         return not self.name.startswith("lpips")
 
     def value(self, number: float | None, sign: bool = False) -> str:

@@ -86,12 +86,12 @@ class Sweep:
 
     @property
     def is_driver(self) -> bool:
-        """Whether this process drives the sweep."""
+        """Return whether this process drives the sweep."""
         return self.pid == os.getpid() and self.is_this_host
 
     @property
     def is_this_host(self) -> bool:
-        """Whether the process that drives the sweep is on this machine."""
+        """Return whether the process that drives the sweep is on this machine."""
         return self.host == socket.gethostname()
 
     def describe(self, overrides: Sequence[str], exclude: Sequence[str] = ()) -> str:

@@ -1,4 +1,4 @@
-"""What Linux says of memory and processors: /proc, control groups (containers), the process's own limits.
+"""Readings of memory and processors from Linux: /proc, control groups (containers), the process's own limits.
 
 Sizes are bytes. `limit_allocations` sets a limit on purpose, so that an allocation fails with an error, which
 a run can answer with a checkpoint; where the limit of a container is exceeded the process is killed instead.

@@ -1,4 +1,4 @@
-"""How much memory is available and in use, and whether it has run out.
+"""Functions that tell how much memory is available and in use, and whether it has run out.
 
 Sizes are bytes. Only on Linux are the limits of processes and containers known.
 """
@@ -44,7 +44,7 @@ OUT_OF_MEMORY_PHRASES = (  # in the RuntimeErrors and ImportErrors of torch, the
 
 @dataclass
 class MemorySettings:
-    """How much memory a run leaves free, and how CUDA's allocator works."""
+    """Settings of memory: how much a run leaves free, and how CUDA's allocator works."""
 
     reserve_mb: int = 256  # MiB; with less than this available, memory counts as used up; 0: no check
     expandable_segments: bool = (

@@ -117,7 +117,7 @@ class Recipe:
 
     @property
     def is_image(self) -> bool:
-        """Whether this is the recipe of a single image, whose Gaussians lie in the plane."""
+        """Return whether this is the recipe of a single image, whose Gaussians lie in the plane."""
         return getattr(self.data, "domain", "scene") == "image"
 
     def config(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What the Triton kernels of `blend` and `attribute` share: records, pixels of a tile, alphas, slots.
+"""Helpers that the Triton kernels of `blend` and `attribute` share: records, pixels of a tile, alphas, slots.
 
 A program takes a tile, and its Gaussians in blocks of G: tensors are [G, P], P the tile's pixels. Triton
 spreads P over lanes and warps and leaves the whole axis G to each thread, so whatever runs along G, the
@@ -56,7 +56,7 @@ def quads_of(records):
 
 
 def private_of(tiles, shape):
-    """What `tiles` of this backend left for it: slots, ranks, offsets, boxes, bounds."""
+    """Return what `tiles` of this backend left for `blend`: slots, ranks, offsets, boxes, bounds."""
     if len(tiles.backend_data) != 6:
         raise ValueError("tiles: expected lists of backend 'gpu', got those of a different backend")
     *lists, depths = tiles.backend_data
@@ -197,7 +197,7 @@ def stopped(through, taken, cap, CAP: tl.constexpr):
 
 @triton.jit
 def items_of(begin, end, CHUNK: tl.constexpr):
-    """How many sums a Gaussian's slots [begin, end) are after folding: head, whole chunks, and all."""
+    """Return how many sums a Gaussian's slots [begin, end) are after folding: head, whole chunks, and all."""
     head = (begin + CHUNK - 1) // CHUNK * CHUNK - begin
     whole = tl.maximum(end // CHUNK * CHUNK - begin - head, 0) // CHUNK
     return tl.where(whole > 0, head, 0), whole, end - begin - whole * (CHUNK - 1)

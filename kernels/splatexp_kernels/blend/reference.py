@@ -104,7 +104,7 @@ def attribute(
 
 
 def _loss_without(weights, alphas, colors, image):
-    """What the pixels' colors [p,k,D] lose without a Gaussian, the others as they are; image [p,D]."""
+    """Return what the pixels' colors [p,k,D] lose without a Gaussian, all others unchanged; image: [p,D]."""
     shares = weights[..., None] * colors
     behind = image[:, None] - shares.cumsum(1)  # with the background
     return shares - (alphas / (1 - alphas))[..., None] * behind

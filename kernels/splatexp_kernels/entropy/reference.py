@@ -72,7 +72,7 @@ class Models:
 
 
 class _Coder:
-    """What both directions share: `bit` and `cut` are the encoder's or the decoder's."""
+    """The part that both directions share: `bit` and `cut` are the encoder's or the decoder's."""
 
     def __init__(self, models):
         self.models, self.range = models, MASK

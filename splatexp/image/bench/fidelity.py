@@ -1,4 +1,4 @@
-"""How close a decoded image is to the original: PSNR and MS-SSIM; needs numpy and scipy alone.
+"""Measures of how close a decoded image is to the original: PSNR and MS-SSIM, by numpy and scipy alone.
 
 Notation: `image` and `reference` are integers [H,W,D] of the same bits, as files hold them.
 """

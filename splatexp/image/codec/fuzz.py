@@ -40,7 +40,7 @@ EXTREMES = (0, 1, 2, 127, 128, 254, 255)
 
 
 class Trials(NamedTuple):
-    """How often files had which result; a line for each failure; the peak memory of the process, bytes."""
+    """The results of a fuzzing session: counts by result, a line for each failure, and the peak memory in bytes."""
 
     counts: Counter[str]
     failures: list[str]

@@ -30,8 +30,9 @@ COLOR_CLASS = 2  # contexts see colours in steps of 2^(e - COLOR_CLASS)
 
 @dataclass
 class LayerContext:
-    """What encoder and decoder both know of a layer's n Gaussians before a stream: positions first, then what
-    was coded.
+    """The state that encoder and decoder share before a stream: what both know of a layer's n Gaussians.
+
+    That is the positions first, then whatever has been coded.
 
     Attributes:
         left, above: [n] rows of the nearest earlier Gaussian in the same row of cells, and in the row above;

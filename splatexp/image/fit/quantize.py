@@ -28,7 +28,7 @@ YCC = ((1.0, 0.0, 1.402), (1.0, -0.344136, -0.714136), (1.0, 1.772, 0.0))  # to 
 
 @dataclass
 class CodingGrid:
-    """What the symbols refer to besides the step sizes: the size of the image, and the size of the grid's
+    """The grid that symbols refer to, besides their step sizes: the size of the image, and the size of the grid's
     cells.
     """
 

@@ -58,7 +58,13 @@ class Refinement:
         return bool(self.solve_every or self.lbfgs_steps or self.patience)
 
     def __call__(
-        self, rows: Splats2D, output: StepOutput, raster: ImageRaster, step: int, steps: int, best: list[float]
+        self,
+        rows: Splats2D,
+        output: StepOutput,
+        raster: ImageRaster,
+        step: int,
+        steps: int,
+        best: list[float],
     ) -> bool:
         """Do what is due after a step, in place.
 
