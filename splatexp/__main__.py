@@ -18,26 +18,27 @@ if TYPE_CHECKING:
 
     from omegaconf import DictConfig
 
-HELP = """splatexp {version}: train, measure and compare Gaussian splatting. Every setting is key=value.
+HELP = """splatexp {version}: train, measure and compare Gaussian splatting models. Every setting is key=value.
 
   python -m splatexp                                            the built-in scene
   python -m splatexp data.path=photos                           a COLMAP or NeRF folder of your photographs
   python -m splatexp preset=balanced data.path=photos steps=7000 seed=1
   python -m splatexp -m preset=quick,balanced seed=0,1          a sweep: one run for every combination
   python -m splatexp -m hydra/launcher=joblib seed=0,1,2        jobs in parallel; also submitit_slurm, ray
-  python -m splatexp preset=image data.path=photo.png           fit an image by 2D Gaussians
+  python -m splatexp preset=image data.path=photo.png           fit an image with 2D Gaussians
   python -m splatexp.study study=density scenes=[photos]        compare variants, with confidence intervals
   python -m splatexp.evaluate run=<folder>                      measure a finished run again
   python -m splatexp.render run=<folder>                        render its views again
   python -m splatexp.resume run=<folder>                        continue an interrupted run
   python -m splatexp viewer=true                                watch the training in the browser
   python -m splatexp.view run=<folder>                          view a run, finished or not, in the browser
+  python -m splatexp.doctor                                     check this machine, and say how to fix it
 
 Config groups with their options, and an example of each
 {groups}
 Runs are written to multirun/ in the current directory, or to hydra.run.dir=<folder>.
   --cfg job [<overrides>]   show every setting and its value      --info defaults   show which files set them
-  -m, --multirun            run a sweep                           --hydra-help      more of Hydra
+  -m, --multirun            run a sweep                           --hydra-help      Hydra's own help
 """
 EXAMPLES = {
     "preset": "preset=memory_low",
