@@ -1,3 +1,3 @@
 """splatexp: the experiment framework for Gaussian splatting."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"

@@ -26,5 +26,5 @@ def run_command(usage: str, known: Mapping[str, type], command: Callable[..., No
             raise ValueError("run: expected the folder of a run, got none; set it with run=<folder>")
         command(**arguments)
     except (OSError, ValueError, ArithmeticError, MemoryError) as error:
-        print(one_line(error), file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         sys.exit(2)

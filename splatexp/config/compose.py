@@ -272,4 +272,4 @@ def _check_values(parsed: list[Override]) -> None:
                 continue
             new = new_option(key, name) or new_value(key, name)
             if new != name:
-                raise ConfigError(f"{key}={name}: {name} is called {new} now")
+                raise ConfigError(f"{key}={name}: renamed to {key}={new}")

@@ -74,7 +74,7 @@ def unknown_key(key: str, known: Iterable[str]) -> str:
         needed = known[key] if isinstance(known, Mapping) else []
         return f"{key}: needs {_any_of(needed)}" if needed else f"{key}: write it as {key}=..."
     if new := new_key(key):
-        return f"{key}: is called {new} now"
+        return f"{key}: renamed to {new}"
     parent, _, name = key.rpartition(".")
     siblings = {k.rpartition(".")[2]: k for k in keys if k.rpartition(".")[0] == parent}
     others = {k.rpartition(".")[2]: k for k in reversed(keys) if not k.startswith("hydra.")}

@@ -200,7 +200,7 @@ def test_bad_words_are_one_line_and_status_2(words: list[str], says: str, monkey
         render_command.main()
     assert stopped.value.code == 2
     out, err = capsys.readouterr()
-    assert (out, err) == ("", says + "\n")
+    assert (out, err) == ("", f"error: {says}\n")
 
 
 def test_arguments_have_types() -> None:

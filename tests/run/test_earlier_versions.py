@@ -145,15 +145,15 @@ def test_a_checkpoint_of_version_0_1_goes_on_to_the_same_bits(name, middle, last
     [
         (
             "densify.faint.threshold=0.1",
-            "densify.faint.threshold: is called densify.prune_low_opacity.threshold now",
+            "densify.faint.threshold: renamed to densify.prune_low_opacity.threshold",
         ),
-        ("densify.grow.share=0.1", "densify.grow.share: is called densify.grow.max_fraction now"),
-        ("ledger=here", "ledger: is called job_cache now"),
-        ("raster=plane", "raster=plane: plane is called image now"),
-        ("densify=error_no_tag", "densify=error_no_tag: error_no_tag is called ablation/error_no_tag now"),
+        ("densify.grow.share=0.1", "densify.grow.share: renamed to densify.grow.max_fraction"),
+        ("ledger=here", "ledger: renamed to job_cache"),
+        ("raster=plane", "raster=plane: renamed to raster=image"),
+        ("densify=error_no_tag", "densify=error_no_tag: renamed to densify=ablation/error_no_tag"),
         (
             "densify.grow.select=multinomial",
-            "densify.grow.select=multinomial: multinomial is called sample now",
+            "densify.grow.select=multinomial: renamed to densify.grow.select=sample",
         ),
     ],
 )
