@@ -1,133 +1,151 @@
 """The page of a study in headless Chromium: a person's pointer and keys, a phone, light and dark."""
 
-import io
-import shutil
+from itertools import pairwise
 
-import numpy as np
 import pytest
-from PIL import Image
+from support.browser import open_browser, screenshot, wait_until
 from support.study_cases import finished, study
 
 from splatexp.study.report import write
 
 
 @pytest.fixture(scope="module")
-def browser():
-    sync = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-    names = ("chromium", "chromium-browser", "google-chrome")
-    program = next(filter(None, map(shutil.which, names)), None)
-    if program is None:
-        pytest.skip("needs Chromium")
-    with sync.sync_playwright() as play:
-        chromium = play.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
+def driver(tmp_path_factory):
+    with open_browser(tmp_path_factory.mktemp("chromium")) as opened:
+        yield opened
 
 
 @pytest.fixture(scope="module")
-def opened_page(browser, tmp_path_factory):
+def open_page(driver, tmp_path_factory):
     folder = tmp_path_factory.mktemp("page")
     path = write(folder, "A study", "adc", study(folder / "runs", seeds=2, scenes=["fox"]))
 
-    def open_page(width=1280, height=900, scheme="light"):
-        context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
-        tab = context.new_page()
-        tab.said, tab.asked = [], []
-        tab.on("console", lambda message: tab.said.append(message.text))
-        tab.on("pageerror", lambda error: tab.said.append(str(error)))
-        tab.on("request", lambda request: tab.asked.append(request.url))
-        tab.goto(path.as_uri())
-        return tab
+    def opened(width=1280, height=900, scheme="light"):
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+        driver.get_log("browser")  # what earlier pages have said
+        driver.get(path.as_uri())
+        return driver
 
-    return open_page
+    return opened
 
 
-def pixels(locator):
-    return np.asarray(Image.open(io.BytesIO(locator.screenshot())).convert("RGB")).astype(int)
+def evaluate(driver, expression):
+    """The value of a JavaScript expression."""
+    return driver.execute_script(f"return {expression}")
+
+
+def pixels(element):
+    """An element as it is seen, [H,W,3] in [0,255]."""
+    return 255 * screenshot(element)
+
+
+def stage_of(driver):
+    """The first pair of images, scrolled into view."""
+    from selenium.webdriver.common.by import By
+
+    stage = driver.find_element(By.CSS_SELECTOR, ".stage")
+    driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", stage)
+    return stage
+
+
+def pointer(driver, element, x, y):
+    """Actions whose pointer has moved to a place in an element, as fractions of its size."""
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    width, height = element.size["width"], element.size["height"]
+    actions = ActionChains(driver, duration=50)
+    return actions.move_to_element_with_offset(element, round((x - 0.5) * width), round((y - 0.5) * height))
 
 
 @pytest.mark.parametrize("width, height", [(360, 740), (1280, 900)])
-def test_the_page_fits_and_asks_for_nothing(opened_page, width, height):
+def test_the_page_fits_and_asks_for_nothing(open_page, width, height):
     paper = {}
     for scheme in ("light", "dark"):
-        tab = opened_page(width, height, scheme)
-        tab.evaluate("document.querySelectorAll('details').forEach((part) => (part.open = true))")
-        assert tab.evaluate("document.documentElement.scrollWidth") <= width
-        assert tab.said == [] and [url[:5] for url in tab.asked if url[:5] != "data:"] == ["file:"]
+        tab = open_page(width, height, scheme)
+        tab.execute_script("document.querySelectorAll('details').forEach((part) => (part.open = true))")
+        assert evaluate(tab, "document.documentElement.scrollWidth") <= width
+        asked = evaluate(tab, "performance.getEntriesByType('resource').map((entry) => entry.name)")
+        assert [url for url in asked if not url.startswith("data:")] == [] and tab.get_log("browser") == []
         broken = "[...document.images].filter((i) => !(i.complete && i.naturalWidth)).length"
-        tab.wait_for_function(f"{broken} === 0")
-        paper[scheme] = tab.evaluate("getComputedStyle(document.body).backgroundColor")
+        wait_until(lambda tab=tab, broken=broken: evaluate(tab, f"{broken} === 0"), "all images are drawn")
+        paper[scheme] = evaluate(tab, "getComputedStyle(document.body).backgroundColor")
     assert paper["light"] != paper["dark"]
 
 
-def test_the_slider_follows_the_pointer_and_the_keys(opened_page):
-    tab = opened_page()
-    stage = tab.locator(".stage").first
-    stage.scroll_into_view_if_needed()
-    box, before = stage.bounding_box(), pixels(stage)
+def test_the_slider_follows_the_pointer_and_the_keys(open_page):
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+
+    tab = open_page()
+    stage = stage_of(tab)
+    before = pixels(stage)
     at = round(0.35 * before.shape[1])
-    y = box["y"] + 0.8 * box["height"]
-    tab.mouse.click(box["x"] + 0.2 * box["width"], y)
+    pointer(tab, stage, 0.2, 0.8).click().perform()
     clicked = pixels(stage)
     value = "document.querySelector('.stage input').value"
-    assert tab.evaluate(value) == "20"
+    assert evaluate(tab, value) == "20"
     assert abs(clicked[:, at - 20 : at] - before[:, at - 20 : at]).mean() > 2  # now the variant lies there
     assert abs(clicked[:, :50] - before[:, :50]).mean() < 0.5  # and here the baseline still does
 
-    tab.mouse.move(box["x"] + 0.2 * box["width"], y)
-    tab.mouse.down()
-    tab.mouse.move(box["x"] + 0.9 * box["width"], y, steps=5)
-    assert tab.evaluate(value) == "90"
-    tab.mouse.up()
-    tab.mouse.move(box["x"] + 0.1 * box["width"], y)
-    assert tab.evaluate(value) == "90"  # let go
+    drag = pointer(tab, stage, 0.2, 0.8).click_and_hold()
+    for start, end in pairwise(round(0.14 * part * stage.size["width"]) for part in range(6)):
+        drag.move_by_offset(end - start, 0)
+    drag.perform()
+    assert evaluate(tab, value) == "90"
+    drag.reset_actions()  # which lets go
+    pointer(tab, stage, 0.1, 0.8).perform()
+    assert evaluate(tab, value) == "90"
 
-    tab.keyboard.press("ArrowRight")
-    assert tab.evaluate(value) == "91"
-    assert "91 %" in stage.locator("input").get_attribute("aria-valuetext")
-    assert tab.said == []
+    slider = stage.find_element(By.TAG_NAME, "input")
+    slider.send_keys(Keys.ARROW_RIGHT)
+    assert evaluate(tab, value) == "91"
+    assert "91 %" in slider.get_attribute("aria-valuetext")
+    assert tab.get_log("browser") == []
 
 
-def test_the_buttons_change_what_is_compared(opened_page):
-    tab = opened_page()
-    stage, buttons = tab.locator(".stage").first, tab.locator(".choose").first.locator("button")
+def test_the_buttons_change_what_is_compared(open_page):
+    from selenium.webdriver.common.by import By
+
+    tab = open_page()
+    stage = stage_of(tab)
+    buttons = tab.find_element(By.CSS_SELECTOR, ".choose").find_elements(By.TAG_NAME, "button")
     before = pixels(stage)
-    buttons.nth(1).click()
-    tab.mouse.move(0, 0)
-    assert stage.locator(".left .tag").inner_text() == "truth"
-    assert [buttons.nth(i).get_attribute("aria-pressed") for i in range(3)] == ["false", "true", "false"]
+    buttons[1].click()
+    assert stage.find_element(By.CSS_SELECTOR, ".left .tag").text == "truth"
+    assert [button.get_attribute("aria-pressed") for button in buttons[:3]] == ["false", "true", "false"]
     after = pixels(stage)
     half = before.shape[1] // 2
     assert abs(after[:, : half - 30] - before[:, : half - 30]).mean() > 2
     assert abs(after[:, half + 30 :] - before[:, half + 30 :]).mean() < 0.5
 
 
-def test_a_link_opens_what_it_points_into(opened_page):
-    tab = opened_page()
-    tab.evaluate("document.querySelectorAll('details').forEach((part) => (part.open = false))")
-    tab.evaluate("location.hash = 'changes-1'")
-    tab.wait_for_function("document.getElementById('changes-1').open")
+def test_a_link_opens_what_it_points_into(open_page):
+    tab = open_page()
+    tab.execute_script("document.querySelectorAll('details').forEach((part) => (part.open = false))")
+    tab.execute_script("location.hash = 'changes-1'")
+    wait_until(lambda: evaluate(tab, "document.getElementById('changes-1').open"), "the part is open")
 
 
-def test_what_is_printed_is_open(opened_page):
-    tab = opened_page()
+def test_what_is_printed_is_open(open_page):
+    tab = open_page()
     closed = "document.querySelectorAll('details:not([open], .long)').length"
-    before = tab.evaluate(closed)
-    tab.evaluate("dispatchEvent(new Event('beforeprint'))")
-    assert before > 0 and tab.evaluate(closed) == 0
-    tab.evaluate("dispatchEvent(new Event('afterprint'))")
-    assert tab.evaluate(closed) == before
+    before = evaluate(tab, closed)
+    tab.execute_script("dispatchEvent(new Event('beforeprint'))")
+    assert before > 0 and evaluate(tab, closed) == 0
+    tab.execute_script("dispatchEvent(new Event('afterprint'))")
+    assert evaluate(tab, closed) == before
 
 
-def test_names_from_files_do_not_run(browser, tmp_path):
+def test_names_from_files_do_not_run(driver, tmp_path):
     runs = [
         finished(tmp_path / "a", "<script>window.ran = 1</script>", "<img src=x onerror='window.ran = 1'>"),
         finished(tmp_path / "b", "'\"><svg onload='window.ran = 1'>", "<img src=x onerror='window.ran = 1'>"),
     ]
     path = write(tmp_path / "out", "</title><script>window.ran = 1</script>", runs[0].variant, runs)
-    tab = browser.new_page()
-    said = []
-    tab.on("console", lambda message: said.append(message.text))
-    tab.goto(path.as_uri())
-    assert tab.evaluate("window.ran") is None and said == []
-    assert tab.title() == "</title><script>window.ran = 1</script>"
+    driver.get_log("browser")
+    driver.get(path.as_uri())
+    assert evaluate(driver, "window.ran") is None and driver.get_log("browser") == []
+    assert driver.title == "</title><script>window.ran = 1</script>"
