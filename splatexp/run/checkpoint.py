@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from splatexp.io.atomic import atomic_write
 from splatexp.settings.checks import check_range
+from splatexp.settings.messages import one_line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -91,7 +92,7 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except CheckpointError:
         raise
     except (SafetensorError, OSError, ValueError, TypeError, RuntimeError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error)
         raise CheckpointError(f"{path}: not a readable checkpoint ({reason})") from error
     text = header.get("notes", "")
     if _digest(tensors, text) != header.get("sha256"):

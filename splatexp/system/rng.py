@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from splatexp.settings.messages import one_line
+
 
 def generator(*key: int | str) -> torch.Generator:
     """Return a CPU generator whose stream follows from the key."""
@@ -55,7 +57,6 @@ def set_rng_state(state: Mapping[str, Tensor]) -> None:
             if f"cuda{index}" in state:
                 torch.cuda.set_rng_state(state[f"cuda{index}"], index)
     except (KeyError, ValueError, TypeError, RuntimeError, OverflowError) as error:
-        reason = " ".join(str(error).split())
         raise ValueError(
-            f"random: expected the states of the random generators, got others ({reason})"
+            f"random: expected the states of the random generators, got others ({one_line(error)})"
         ) from error

@@ -14,7 +14,7 @@ def rays(count=400, seed=0):
 
 
 def inside(primitive: Primitive, points: np.ndarray) -> np.ndarray:
-    """How far each point is inside the primitive (positive) or outside of it, by its definition."""
+    """Return how far each point is inside the primitive (positive) or outside of it, by its definition."""
     local = np.abs(primitive.local(points))
     x, y, z = primitive.size
     if primitive.kind == "sphere":

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from support.sweeps import column, command, read, sweep  # noqa: F401
+from support.sweeps import column, read, sweep
 
 from splatexp.run.checkpoint import list_checkpoints
 from splatexp.sweep import launchers

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from support.sweeps import column, command, rows, sweep  # noqa: F401
+from support.sweeps import column, rows, sweep
 
 from splatexp.config.build import build, compose
 from splatexp.config.schema import ConfigError

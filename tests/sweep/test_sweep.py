@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from support.logs import told
-from support.sweeps import TINY, column, command, read, rows, sweep  # noqa: F401
+from support.sweeps import TINY, column, read, rows, sweep
 
 from splatexp.config.build import build, compose
 from splatexp.losses.photometric import Loss

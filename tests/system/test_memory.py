@@ -1,4 +1,4 @@
-"""How much memory there is, when it has run out, and what would have taken less."""
+"""Memory: how much of it is available, whether it has run out, and which settings would take less."""
 
 import errno
 import os

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from splatexp.image.files import exit_reason
+from splatexp.settings.messages import one_line
 
 
 def measure_all(pairs: Sequence[tuple[Path, Path]]) -> Iterator[dict[str, Any]]:
@@ -68,7 +69,7 @@ def main() -> int:
         try:
             answer = measure(Path(asked["file"]), Path(asked["original"]))
         except (OSError, ValueError) as error:
-            answer = {"error": " ".join(str(error).split())}
+            answer = {"error": one_line(error)}
         print(json.dumps(answer), flush=True)
     return 0
 

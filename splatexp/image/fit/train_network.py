@@ -26,6 +26,7 @@ from splatexp.image.fit.network import InitializerNetwork, save_network
 from splatexp.image.fit.network_data import Example, make_examples
 from splatexp.settings.arguments import parse_arguments
 from splatexp.settings.checks import check_range
+from splatexp.settings.messages import one_line
 from splatexp.system.rng import generator, seed_everything
 
 OPTIONS: dict[str, type] = {
@@ -57,7 +58,7 @@ def main() -> int:
     try:
         train_network(**parse_arguments(words, OPTIONS))
     except (OSError, ValueError, ArithmeticError, MemoryError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped; nothing is written", file=sys.stderr)
